@@ -1,0 +1,95 @@
+package driver
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Check returns an error if the command cannot be sent: it has no name, or its key positions lie outside its arguments.
+// Drivers call it before sending.
+func (c Cmd) Check() error {
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		return fmt.Errorf("redisx: command without a name")
+	}
+	k := c.Keys
+	if k == (Keys{}) {
+		return nil
+	}
+	if k.First < 1 || k.Count < 1 || k.Step < 1 || k.First+(k.Count-1)*k.Step >= len(c.Args) {
+		return fmt.Errorf("redisx: %s: keys at First %d, Count %d, Step %d lie outside its %d arguments (First, Count and Step start at 1; see driver.Key and driver.KeyRange)",
+			c.Name(), k.First, k.Count, k.Step, len(c.Args))
+	}
+	return nil
+}
+
+// Name returns the command's name in upper case, such as "GET".
+func (c Cmd) Name() string {
+	if len(c.Args) == 0 {
+		return ""
+	}
+	return strings.ToUpper(c.Args[0])
+}
+
+// Route returns the key that decides where the command goes: its first key, or Near; "" is any primary.
+func (c Cmd) Route() string {
+	if c.Keys.Count > 0 && c.Keys.First > 0 && c.Keys.First < len(c.Args) {
+		return c.Args[c.Keys.First]
+	}
+	return c.Near
+}
+
+// EachKey calls f with every key of a command that passed Check.
+func (c Cmd) EachKey(f func(key string)) {
+	for i := range c.Keys.Count {
+		f(c.Args[c.Keys.First+i*c.Keys.Step])
+	}
+}
+
+// SameSlot reports whether all keys of a command that passed Check lie in one slot of a Cluster.
+func (c Cmd) SameSlot() bool {
+	if c.Keys.Count < 2 {
+		return true
+	}
+	slot := Slot(c.Args[c.Keys.First])
+	same := true
+	c.EachKey(func(key string) { same = same && Slot(key) == slot })
+	return same
+}
+
+// CrossSlot is the reply for a command whose keys lie in different slots, in the words of the server.
+func CrossSlot() Reply {
+	return ErrReply(NewServerError("CROSSSLOT Keys in request don't hash to the same slot"))
+}
+
+// Slots is the number of hash slots of a Cluster.
+const Slots = 16384
+
+// Slot returns the hash slot of a key: CRC16 (XMODEM) of the key or of its hash tag, modulo 16384, as the Redis Cluster
+// specification says. A tag is what stands between the first { and the first } after it, if anything does.
+func Slot(key string) uint16 {
+	if i := strings.IndexByte(key, '{'); i >= 0 {
+		if n := strings.IndexByte(key[i+1:], '}'); n > 0 {
+			key = key[i+1 : i+1+n]
+		}
+	}
+	var crc uint16
+	for i := 0; i < len(key); i++ {
+		crc = crc<<8 ^ crc16[byte(crc>>8)^key[i]]
+	}
+	return crc % Slots
+}
+
+var crc16 = func() (t [256]uint16) {
+	for i := range t {
+		crc := uint16(i) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+		t[i] = crc
+	}
+	return t
+}()

@@ -1,0 +1,72 @@
+package driver
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"strconv"
+	"strings"
+)
+
+// Script is the source of a Lua script with its SHA1. It is immutable and safe for concurrent use.
+type Script struct {
+	name, source, sha string
+	readOnly          bool
+}
+
+// NewScript returns a script. The name is what metrics and traces show, such as "locks.release".
+func NewScript(name, source string) *Script {
+	sum := sha1.Sum([]byte(source))
+	return &Script{name: name, source: source, sha: hex.EncodeToString(sum[:])}
+}
+
+// ReadOnlyScript returns a script that changes nothing, so that its command may be sent again after a connection failure.
+func ReadOnlyScript(name, source string) *Script {
+	s := NewScript(name, source)
+	s.readOnly = true
+	return s
+}
+
+// Name returns the name.
+func (s *Script) Name() string { return s.name }
+
+// SHA returns the SHA1 in hexadecimal, the argument of EVALSHA.
+func (s *Script) SHA() string { return s.sha }
+
+// Source returns the Lua source.
+func (s *Script) Source() string { return s.source }
+
+// Cmd returns the EVALSHA command that runs the script with these keys and arguments.
+func (s *Script) Cmd(keys, args []string) Cmd {
+	wire := make([]string, 0, 3+len(keys)+len(args))
+	wire = append(wire, "EVALSHA", s.sha, strconv.Itoa(len(keys)))
+	wire = append(append(wire, keys...), args...)
+	cmd := Cmd{Args: wire, Script: s}
+	if len(keys) > 0 {
+		cmd.Keys = KeyRange(3, len(keys))
+	}
+	if s.readOnly {
+		cmd.Mode = ReadOnly
+	}
+	return cmd
+}
+
+// NeedsSource reports whether a reply to cmd says that the server does not know its script, so that [Cmd.WithSource] has
+// to be sent. Drivers call it; nobody else needs to.
+func (c Cmd) NeedsSource(r Reply) bool {
+	if c.Script == nil || r.kind != KindError {
+		return false
+	}
+	e, ok := r.err.(*ServerError)
+	return ok && e.code == "NOSCRIPT"
+}
+
+// WithSource returns the command with EVAL and the source instead of EVALSHA and the SHA1.
+func (c Cmd) WithSource() Cmd {
+	args := append([]string(nil), c.Args...)
+	if len(args) > 1 && c.Script != nil {
+		args[0] = "EVAL" + strings.TrimPrefix(strings.ToUpper(args[0]), "EVALSHA")
+		args[1] = c.Script.source
+	}
+	c.Args = args
+	return c
+}

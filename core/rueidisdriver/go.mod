@@ -1,0 +1,10 @@
+module github.com/go-redisx/redisx/core/rueidisdriver
+
+go 1.26.0
+
+require (
+	github.com/go-redisx/redisx/core v0.1.0
+	github.com/redis/rueidis v1.0.79
+)
+
+replace github.com/go-redisx/redisx/core => ../
