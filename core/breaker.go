@@ -1,0 +1,111 @@
+package core
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+// breaker refuses commands to a node that answers nobody. Closed, it counts failures in a row. Open, it refuses at once,
+// while one goroutine sends PING in the background; the first answer closes it. No caller is ever used as a probe, and a
+// result that belongs to a call from before the opening changes nothing.
+type breaker struct {
+	client *clientState
+	node   string
+	// near is some key that the node serves, to send the PING to it.
+	near string
+
+	failures atomic.Int32
+	// epoch is even while closed, odd while open; results carry the epoch they began in.
+	epoch atomic.Uint32
+	mu    sync.Mutex // serialises transitions
+}
+
+// begin returns the epoch for a call, and whether it may go on.
+func (b *breaker) begin() (epoch uint32, ok bool) {
+	epoch = b.epoch.Load()
+	return epoch, epoch&1 == 0
+}
+
+// end records the outcome of a call that began in an epoch.
+func (b *breaker) end(epoch uint32, err error) {
+	if err == nil {
+		if b.failures.Load() != 0 && b.epoch.Load() == epoch {
+			b.failures.Store(0)
+		}
+		return
+	}
+	b.fail(epoch, Classify(err))
+}
+
+func (b *breaker) fail(epoch uint32, class Class) {
+	if b.client.noBreaker || class == ClassCanceled || class == ClassClosed || b.epoch.Load() != epoch {
+		return
+	}
+	if !class.dead() {
+		b.failures.Store(0)
+		return
+	}
+	if int(b.failures.Add(1)) >= b.client.breakerConfig.Failures {
+		b.open(epoch, class)
+	}
+}
+
+func (b *breaker) open(epoch uint32, why Class) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.epoch.Load() != epoch || !b.client.start() {
+		return
+	}
+	b.epoch.Store(epoch + 1)
+	b.client.logger.Warn("redisx: circuit breaker opened", "client", b.client.name, "node", b.node, "reason", why.String())
+	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "open", Value: 1})
+	go func() {
+		defer b.client.running.Done()
+		b.probe()
+	}()
+}
+
+// probe sends PING until it is answered or the client closes.
+func (b *breaker) probe() {
+	interval := b.client.breakerConfig.ProbeInterval
+	timer := time.NewTimer(jitter(interval))
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.client.closing:
+			return
+		case <-timer.C:
+		}
+		// Longer than a command may take, so that a server which is slow but alive is found again.
+		ctx, cancel := context.WithTimeout(context.Background(), max(b.client.timeout, time.Second))
+		stop := context.AfterFunc(b.client.closingCtx, cancel)
+		r := b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: b.near, Mode: driver.ReadOnly})
+		stop()
+		cancel()
+		if err := r.Err(); err == nil || !Classify(err).dead() && Classify(err) != ClassCanceled {
+			b.close()
+			return
+		}
+		interval = min(interval*2, b.client.breakerConfig.MaxProbeInterval)
+		timer.Reset(jitter(interval))
+	}
+}
+
+func (b *breaker) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failures.Store(0)
+	b.epoch.Add(1)
+	b.client.logger.Info("redisx: circuit breaker closed", "client", b.client.name, "node", b.node)
+	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "closed", Value: 1})
+}
+
+// jitter is d give or take a fifth, so that a fleet does not knock all at once.
+func jitter(d time.Duration) time.Duration {
+	return d - d/5 + rand.N(d*2/5+1)
+}
