@@ -1,0 +1,34 @@
+# Everything here runs on a machine with Go alone; real servers are used when redis-server or valkey-server is found.
+.DEFAULT_GOAL := help
+MODULES := $(shell awk '!/^#/ && NF {print $$1}' modules.txt)
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## Test every module
+	go test work
+
+race: ## Test every module with the race detector
+	go test -race work
+
+strict: ## Test every module; a skipped server is a failure
+	REDISX_TEST_REQUIRE=server,cluster,sentinel go test -count=1 work
+
+check: ## Formatting, vet, layers, module files, docs
+	@test -z "$$(gofmt -l $(MODULES))" || { gofmt -l $(MODULES); exit 1; }
+	go vet work
+	cd tools && go test -count=1 ./...
+
+lint: ## golangci-lint in every module (has to be installed)
+	@for m in $(MODULES); do echo "== $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
+
+bench: ## Compare with the bare clients (needs redis-server); see benchmarks/README.md
+	cd benchmarks && go run . -driver -core
+
+tidy: ## go mod tidy in every module
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done
+
+demo: ## Run the example service against itself
+	go run ./examples/checkout -demo
+
+.PHONY: help test race strict check lint bench tidy demo

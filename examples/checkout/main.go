@@ -1,0 +1,146 @@
+// Command checkout is the HTTP service of a small shop, and the first thing to run:
+//
+//	go run ./examples/checkout             serve, on an embedded fake of Redis: nothing to install
+//	go run ./examples/checkout -demo       drive itself with real HTTP requests, tell what happened, and end
+//	go run ./examples/checkout -redis redis://localhost:6379 -driver rueidis
+//
+// The product page is read through Redis: the first request goes to the (slow) database, the next ones do not. When Redis
+// is down the page still comes, from the database, and /readyz says so.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9/logging"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/driver"
+	"github.com/go-redisx/redisx/core/goredisdriver"
+	"github.com/go-redisx/redisx/core/rueidisdriver"
+	"github.com/go-redisx/redisx/redisxtest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "checkout:", err)
+		os.Exit(1)
+	}
+}
+
+// run is main with its surroundings as arguments. It returns when ctx ends, or when the demo is over.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("checkout", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "127.0.0.1:8080", "`address` to serve on; with port 0 any free one")
+	url := flags.String("redis", "", "`URL` of a server, such as redis://localhost:6379 (default: an embedded fake)")
+	name := flags.String("driver", "goredis", "client library: goredis or rueidis")
+	demo := flags.Bool("demo", false, "send requests to the service, tell what happened, and end")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see -help", flags.Arg(0))
+	}
+	// The demo takes any free port, unless told otherwise, so that it runs beside a service already started.
+	if *demo && !given(flags, "listen") {
+		*listen = "127.0.0.1:0"
+	}
+
+	source := *url
+	var fake *redisxtest.Fake
+	if source == "" {
+		var err error
+		if fake, err = redisxtest.StartFake(); err != nil {
+			return fmt.Errorf("starting the embedded fake: %w", err)
+		}
+		defer fake.Close()
+		source = fake.URL()
+	}
+	d, err := open(ctx, *name, source)
+	if err != nil {
+		return err
+	}
+	client, err := core.New(d,
+		core.WithName("shop"),
+		core.WithKeyPrefix("shop:"),
+		core.WithLogger(slog.New(slog.NewTextHandler(stderr, nil))),
+	)
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
+	clients := core.NewGroup()
+	if err := clients.Add("redis", client); err != nil {
+		return errors.Join(err, client.Close())
+	}
+	defer clients.Close()
+
+	shop, err := newShop(client)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("listening: %w; choose another address with -listen", err)
+	}
+	server := &http.Server{Handler: shop.handler(clients), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = server.Shutdown(ctx) // what is still open after 5 s is cut off by the end of the process
+	}()
+
+	base := "http://" + l.Addr().String()
+	what := "an embedded fake of Redis"
+	if fake == nil {
+		what = "the Redis server given"
+	}
+	fmt.Fprintf(stdout, "checkout: serving on %s, with %s, through %s\n", base, what, *name)
+	if *demo {
+		return runDemo(ctx, stdout, base, shop, fake)
+	}
+	fmt.Fprintf(stdout, "\nTry:\n  curl %s/products/1\n  curl -i %s/products/1      # again: X-Source tells where it came from\n  curl %s/readyz\n\nStop with Ctrl-C.\n", base, base, base)
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		fmt.Fprintln(stdout, "checkout: stopping")
+		return nil
+	}
+}
+
+// open opens a driver by name.
+func open(ctx context.Context, name, url string) (driver.Driver, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	switch name {
+	case "goredis":
+		logging.Disable() // go-redis logs every failed dial on standard error; the client's logger tells what matters
+		return goredisdriver.Open(ctx, url)
+	case "rueidis":
+		return rueidisdriver.Open(ctx, url)
+	}
+	return nil, fmt.Errorf("-driver %q; want goredis or rueidis", name)
+}
+
+func given(flags *flag.FlagSet, name string) (ok bool) {
+	flags.Visit(func(f *flag.Flag) { ok = ok || f.Name == name })
+	return ok
+}
