@@ -7,4 +7,6 @@ require (
 	github.com/redis/rueidis v1.0.79
 )
 
+require golang.org/x/sys v0.47.0 // indirect
+
 replace github.com/go-redisx/redisx/core => ../

@@ -1,0 +1,21 @@
+// Package goredisdriver is the [driver.Driver] over go-redis (github.com/redis/go-redis/v9).
+//
+// Use [Open] to connect by URL, or [New] to use a client that the application already has:
+//
+//	d, err := goredisdriver.Open(ctx, "redis://localhost:6379/0")
+//	...
+//	client, err := core.New(d)
+//
+// It keeps every promise of package driver on a single server, behind Sentinels and on a Cluster, also with a client
+// given to New that was made with go-redis' defaults: writes are sent at most once (go-redis itself sends a command up to
+// four times when replies get lost), cancellation and deadlines end a call within 50 ms (go-redis waits for its read
+// timeout), and in a Cluster commands follow the keys the caller names (go-redis guesses).
+//
+// What to know when running it:
+//
+//   - A call with a ctx that can be cancelled runs on a pooled goroutine. When its ctx ends, the call returns and the
+//     goroutine waits for the reply, until the client's read timeout at the most; meanwhile it holds a connection.
+//   - Blocking commands, dedicated connections, subscriptions and trackings have connections outside of the client's
+//     pools, opened with its address, TLS, credentials, database and OnConnect.
+//   - go-redis logs failures to connect on standard error. redis.SetLogger changes that for the whole process.
+package goredisdriver

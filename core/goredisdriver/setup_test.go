@@ -1,0 +1,124 @@
+package goredisdriver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+// cluster is three primaries with all slots.
+type cluster struct {
+	nodes []*server
+}
+
+func startCluster(t testing.TB) *cluster {
+	t.Helper()
+	c := &cluster{}
+	for range 3 {
+		c.nodes = append(c.nodes, startServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf"))
+	}
+	for i, n := range c.nodes {
+		n.do("CLUSTER", "ADDSLOTSRANGE", 16384*i/3, 16384*(i+1)/3-1)
+		_, port, _ := net.SplitHostPort(c.nodes[0].addr)
+		if i > 0 {
+			n.do("CLUSTER", "MEET", "127.0.0.1", port)
+		}
+	}
+	for _, n := range c.nodes {
+		eventually(t, 20*time.Second, "cluster is ok", func() bool {
+			info := n.do("CLUSTER", "INFO").(string)
+			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+		})
+	}
+	return c
+}
+
+func (c *cluster) url() string {
+	var addrs []string
+	for _, n := range c.nodes {
+		addrs = append(addrs, n.addr)
+	}
+	return "redis-cluster://" + strings.Join(addrs, ",")
+}
+
+// owner is the node that serves the slot of key.
+func (c *cluster) owner(key string) *server {
+	for _, n := range c.nodes {
+		for _, r := range n.do("CLUSTER", "SLOTS").([]any) {
+			row := r.([]any)
+			if s := int64(driver.Slot(key)); row[0].(int64) <= s && s <= row[1].(int64) {
+				addr := fmt.Sprintf("127.0.0.1:%d", row[2].([]any)[1])
+				for _, o := range c.nodes {
+					if o.addr == addr {
+						return o
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// do runs a command on a server, past the driver.
+func (s *server) do(args ...any) any {
+	s.t.Helper()
+	v, err := s.try(args...)
+	if err != nil {
+		s.t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+func (s *server) try(args ...any) (any, error) {
+	c := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1, Protocol: 2})
+	defer func() { _ = c.Close() }()
+	return c.Do(context.Background(), args...).Result()
+}
+
+// sentinels is a primary with a replica and one Sentinel.
+type sentinels struct {
+	primary, replica, sentinel *server
+}
+
+func startSentinels(t testing.TB) *sentinels {
+	t.Helper()
+	s := &sentinels{primary: startServer(t)}
+	host, port, _ := net.SplitHostPort(s.primary.addr)
+	s.replica = startServer(t, "--replicaof", host+" "+port)
+	conf := tempFile(t, "sentinel.conf", []byte(fmt.Sprintf("sentinel monitor mymaster %s %s 1\nsentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n", host, port)))
+	s.sentinel = startProgram(t, "redis-sentinel", conf)
+	eventually(t, 20*time.Second, "Sentinel knows the replica", func() bool {
+		v, err := s.sentinel.try("SENTINEL", "REPLICAS", "mymaster")
+		list, _ := v.([]any)
+		return err == nil && len(list) == 1
+	})
+	eventually(t, 20*time.Second, "replica is in sync", func() bool {
+		return strings.Contains(s.primary.do("INFO", "replication").(string), "state=online")
+	})
+	return s
+}
+
+func (s *sentinels) url() string { return "redis-sentinel://" + s.sentinel.addr + "/mymaster" }
+
+// wrapped makes a client with the defaults of go-redis for a URL.
+func wrapped(url string) (redis.UniversalClient, error) {
+	e, err := core.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	switch e.Topology {
+	case driver.Cluster:
+		return redis.NewClusterClient(&redis.ClusterOptions{Addrs: e.Addrs, Username: e.Username, Password: e.Password, Protocol: e.Protocol, TLSConfig: e.TLS}), nil
+	case driver.Sentinel:
+		return redis.NewFailoverClient(&redis.FailoverOptions{MasterName: e.MasterName, SentinelAddrs: e.Addrs, Username: e.Username, Password: e.Password, Protocol: e.Protocol, DB: e.DB, TLSConfig: e.TLS}), nil
+	}
+	return redis.NewClient(&redis.Options{Network: e.Network, Addr: e.Addrs[0], Username: e.Username, Password: e.Password, Protocol: e.Protocol, DB: e.DB, TLSConfig: e.TLS}), nil
+}

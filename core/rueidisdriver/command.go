@@ -1,0 +1,81 @@
+package rueidisdriver
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/go-redisx/redisx/core/driver"
+	"github.com/redis/rueidis"
+)
+
+// build makes the client's command. Arguments keep their order; the client copies the slice.
+//
+// Nothing is marked read-only: the client would send it to a replica if it was configured with some, and would repeat it
+// for as long as its own policy says. Repeating is up to resend.
+func (d *Driver) build(cmd *driver.Cmd) rueidis.Completed {
+	c := d.builder.Arbitrary(cmd.Args...).Build()
+	switch {
+	case d.topology == driver.Cluster:
+		switch {
+		case cmd.Keys.Count > 0:
+			return c.SetSlot(cmd.Args[cmd.Keys.First])
+		case cmd.Near != "":
+			return c.SetSlot(cmd.Near)
+		}
+		return c.SetSlot(d.anywhere())
+	case cmd.Keys.Count > 0:
+		// One server: the client only asks whether there is a key at all, and spreads those that have one.
+		return c.SetSlot("k")
+	}
+	return c
+}
+
+// buildBlocking makes a command that no read timeout or background ping ends. It is for dedicated connections.
+func (d *Driver) buildBlocking(cmd *driver.Cmd) rueidis.Completed {
+	return d.builder.Arbitrary(cmd.Args...).Blocking()
+}
+
+// anywhere returns a key for a command that may run on any primary, another one each time, so that the loss of one node
+// does not take all of them down. Left to itself the client might pick a replica.
+func (d *Driver) anywhere() string {
+	return spread[d.turn.Add(1)%uint32(len(spread))]
+}
+
+var spread = [16]string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}
+
+// check returns why a command cannot be sent, or nil.
+func (d *Driver) check(cmd *driver.Cmd) error {
+	if k := cmd.Keys; len(cmd.Args) == 0 || cmd.Args[0] == "" || k != (driver.Keys{}) && (k != firstArg || len(cmd.Args) < 2) {
+		if err := cmd.Check(); err != nil { // copies the command, so not for every one of a pipeline
+			return err
+		}
+	}
+	if name := cmd.Args[0]; takesOver(name) {
+		return fmt.Errorf("redisx: %s cannot be sent as a command, it takes the connection over; Subscribe and Dedicate are there for that", strings.ToUpper(name))
+	}
+	if len(cmd.Args) > 2 && len(cmd.Args[0]) == 6 && strings.EqualFold(cmd.Args[0], "CLIENT") && strings.EqualFold(cmd.Args[1], "REPLY") {
+		return errors.New("redisx: CLIENT REPLY cannot be sent as a command: replies would be missing")
+	}
+	if d.topology == driver.Cluster && cmd.Keys.Count > 1 && !cmd.SameSlot() {
+		return driver.CrossSlot().Err()
+	}
+	return nil
+}
+
+var firstArg = driver.Key(1)
+
+// takesOver reports whether a command changes what its connection speaks. Sent among others it would break all of them;
+// the client panics at some.
+func takesOver(name string) bool {
+	switch len(name) {
+	case 4:
+		return strings.EqualFold(name, "QUIT") || strings.EqualFold(name, "SYNC")
+	case 5:
+		return strings.EqualFold(name, "RESET") || strings.EqualFold(name, "PSYNC")
+	case 7:
+		return strings.EqualFold(name, "MONITOR")
+	}
+	const suffix = "SUBSCRIBE"
+	return len(name) >= len(suffix) && strings.EqualFold(name[len(name)-len(suffix):], suffix)
+}

@@ -1,0 +1,168 @@
+package rueidisdriver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redisx/redisx/core"
+)
+
+// dialer makes the connections of a client that Open made.
+type dialer struct {
+	network string
+	timeout time.Duration
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// opening ends with the ctx of Open while that runs: NewClient takes none. It is nil afterwards.
+	mu      sync.Mutex
+	opening context.Context
+	watches []func() bool
+}
+
+func newDialer(e *core.Endpoint, cfg *config) *dialer {
+	d := &dialer{network: e.Network, timeout: e.DialTimeout, dial: cfg.dial}
+	if d.dial == nil {
+		d.dial = (&net.Dialer{}).DialContext
+	}
+	return d
+}
+
+// connect has the signature that the client wants. Its errors are all dialErrors.
+func (d *dialer) connect(ctx context.Context, addr string, _ *net.Dialer, cfg *tls.Config) (net.Conn, error) {
+	d.mu.Lock()
+	opening := d.opening
+	d.mu.Unlock()
+	dialing, cancel := context.WithTimeoutCause(ctx, d.timeout, errDialTimeout)
+	defer cancel()
+	if opening != nil {
+		defer context.AfterFunc(opening, cancel)()
+	}
+	raw, err := d.dial(dialing, d.network, addr)
+	if err == nil && raw == nil {
+		err = errors.New("the dialer returned no connection")
+	}
+	if err == nil && cfg != nil {
+		raw, err = handshake(dialing, raw, addr, cfg)
+	}
+	if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		case dialing.Err() != nil && context.Cause(dialing) == errDialTimeout:
+			err = &timeoutError{fmt.Sprintf("dial %s %s: no connection within %v", d.network, addr, d.timeout)}
+		}
+		return nil, &dialError{err}
+	}
+	c := &dialled{Conn: raw, ctx: ctx}
+	c.unwatch = context.AfterFunc(ctx, func() { _ = raw.Close() })
+	if opening != nil {
+		stop := context.AfterFunc(opening, func() { _ = raw.Close() })
+		d.mu.Lock()
+		d.watches = append(d.watches, stop)
+		d.mu.Unlock()
+	}
+	return c, nil
+}
+
+// opened lets the connections live on when the ctx of Open ends.
+func (d *dialer) opened() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opening = nil
+	for _, stop := range d.watches {
+		stop()
+	}
+	d.watches = nil
+}
+
+func handshake(ctx context.Context, raw net.Conn, addr string, cfg *tls.Config) (net.Conn, error) {
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		if host, _, err := net.SplitHostPort(addr); err == nil {
+			cfg.ServerName = host
+		} else {
+			cfg.ServerName = addr
+		}
+	}
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+var errDialTimeout = errors.New("dial timeout")
+
+// timeoutError is a timeout that is no context error and no os.ErrDeadlineExceeded: the client would take these for the
+// end of somebody's context.
+type timeoutError struct{ text string }
+
+func (e *timeoutError) Error() string   { return e.text }
+func (e *timeoutError) Timeout() bool   { return true }
+func (e *timeoutError) Temporary() bool { return true }
+
+// dialled is a connection that knows whether it has carried a command yet. The client greets the server first, in one
+// write, and reads the answers; the next write is the first command. Until then the ctx that dialled it ends it, which the
+// client would not see to, and an error says that nothing was sent.
+type dialled struct {
+	net.Conn
+	ctx     context.Context
+	unwatch func() bool
+	phase   atomic.Int32
+}
+
+const (
+	greeting = iota
+	answered
+	ready
+)
+
+// Write implements net.Conn.
+func (c *dialled) Write(p []byte) (int, error) {
+	if c.phase.Load() != ready && c.phase.CompareAndSwap(answered, ready) {
+		c.unwatch()
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		err = c.explain(err)
+	}
+	return n, err
+}
+
+// Read implements net.Conn.
+func (c *dialled) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.phase.Load() == greeting {
+		c.phase.CompareAndSwap(greeting, answered)
+	}
+	if err != nil {
+		err = c.explain(err)
+	}
+	return n, err
+}
+
+func (c *dialled) explain(err error) error {
+	if c.phase.Load() == ready {
+		return err
+	}
+	if ctxErr := c.ctx.Err(); ctxErr != nil {
+		return &dialError{ctxErr}
+	}
+	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
+		return &dialError{&timeoutError{"no answer to the greeting from " + c.RemoteAddr().String() + " in time"}}
+	}
+	return &dialError{err}
+}
+
+// Close implements net.Conn.
+func (c *dialled) Close() error {
+	c.unwatch()
+	return c.Conn.Close()
+}

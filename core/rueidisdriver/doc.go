@@ -1,0 +1,29 @@
+// Package rueidisdriver lets the toolkit talk to Redis through the rueidis client.
+//
+// Use it if the application has rueidis already, or wants its pipelining: commands of concurrent callers share a few
+// connections by themselves. [Open] connects by URL; [New] takes a client that exists. Both give a [Driver] that keeps
+// every promise of package driver, on a single server, Sentinel and Cluster.
+//
+//	d, err := rueidisdriver.Open(ctx, "redis://localhost:6379")
+//	if err != nil {
+//		return err
+//	}
+//	defer d.Close()
+//	reply := d.Do(ctx, driver.Cmd{Args: []string{"GET", "greeting"}, Keys: driver.Key(1), Mode: driver.ReadOnly})
+//
+// # How it differs from the bare client
+//
+// The client repeats commands by its own rules; the driver repeats only ReadOnly commands, a few times, and commands that
+// certainly never left. The client looks at the deadline of a context or at its cancellation, not always at both, and at
+// neither while it dials or its queue is full; the driver waits elsewhere then. Blocking commands run on connections that
+// the driver keeps, and are ended with CLIENT UNBLOCK. Error texts keep the ERR that the client cuts off. RESP3 maps are
+// lists in the order the server sent them.
+//
+// SUBSCRIBE and its relatives, MONITOR, RESET, QUIT, SYNC, PSYNC and CLIENT REPLY cannot be sent as commands: they take
+// over a connection that others use. [Driver.Subscribe] and [Driver.Track] are there instead.
+//
+// # What it costs
+//
+// No allocation over the bare client, and one for a context that has both a deadline and a cancellation. Memory is the
+// client's: about 1 MiB of buffers for each connection.
+package rueidisdriver

@@ -1,0 +1,245 @@
+package rueidisdriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/driver"
+	"github.com/redis/rueidis"
+)
+
+const (
+	// sentinelRefresh is how often the client asks the Sentinels for the primary, besides listening to them.
+	sentinelRefresh = 2 * time.Second
+	// clusterRefresh is how often the client looks at the topology when nothing goes wrong.
+	clusterRefresh = 5 * time.Second
+	// maxRedirections bounds a loop of redirections for a command without a deadline.
+	maxRedirections = 16
+)
+
+// Open connects by URL, which [core.ParseURL] describes, and makes sure that the server answers. It returns one error that
+// names the cause, and no password: a wrong URL or option, a refused connection, an unknown authority, a wrong password or
+// database, a server that is no Cluster, Sentinels that do not know the primary. It returns when ctx ends at the latest.
+//
+// The client has one timeout for reading and writing, which is the URL's read_timeout; write_timeout changes nothing here.
+// A connection that does not answer a ping of the client's within read_timeout is replaced.
+//
+// The driver owns its client. Its goroutines are the client's, for each connection, and a few of the driver's own for
+// calls that have to be watched; Close ends all of them.
+func Open(ctx context.Context, url string, opts ...Option) (*Driver, error) {
+	e, err := core.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	var cfg config
+	for _, o := range opts {
+		if o == nil {
+			cfg.invalid = append(cfg.invalid, errors.New("an option is nil"))
+			continue
+		}
+		o.apply(&cfg)
+	}
+	if err := errors.Join(cfg.invalid...); err != nil {
+		return nil, fmt.Errorf("redisx: rueidisdriver.Open: %w", err)
+	}
+	if cfg.tls != nil {
+		e.TLS = cfg.tls
+	}
+	option := clientOption(e, &cfg)
+	client, err := dialClient(ctx, e, &cfg, option)
+	if err != nil {
+		return nil, openError(ctx, e, err)
+	}
+	d := newDriver(client)
+	d.owned = true
+	d.strict = option.DisableAutoPipelining
+	if option.AlwaysRESP2 {
+		option.AlwaysRESP2 = false
+		d.tracking = func(ctx context.Context) (rueidis.Client, error) {
+			client, err := dialClient(ctx, e, &cfg, option)
+			if err != nil {
+				return nil, openError(ctx, e, err)
+			}
+			return client, nil
+		}
+	}
+	if err := d.verify(ctx, e); err != nil {
+		_ = d.Close()
+		return nil, openError(ctx, e, err)
+	}
+	return d, nil
+}
+
+// verify makes sure that the server runs commands and is what the URL says.
+func (d *Driver) verify(ctx context.Context, e *core.Endpoint) error {
+	if d.topology != e.Topology {
+		return errNoCluster
+	}
+	r := d.Do(ctx, driver.Cmd{Args: []string{"PING"}, Mode: driver.ReadOnly})
+	if e, ok := errors.AsType[*driver.ServerError](r.Err()); ok && e.Code() == "NOPERM" {
+		r = driver.NilReply() // The server let us in; what this user may do is not ours to judge.
+	}
+	if err := r.Err(); err != nil {
+		return err
+	}
+	if e.Topology == driver.Cluster {
+		// Some servers answer CLUSTER SLOTS without being a Cluster. Those that can tell, tell here.
+		info := d.Do(ctx, driver.Cmd{Args: []string{"INFO", "cluster"}, Mode: driver.ReadOnly})
+		if text, err := info.Text(); err == nil && driver.ParseInfo(text)["cluster_enabled"] == "0" {
+			return errNoCluster
+		}
+	}
+	return nil
+}
+
+// dialClient makes a client. NewClient knows no ctx, so it runs on a goroutine; when ctx ends its connections are closed,
+// which ends it.
+func dialClient(ctx context.Context, e *core.Endpoint, cfg *config, option rueidis.ClientOption) (rueidis.Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	dials := newDialer(e, cfg)
+	option.DialCtxFn, option.DialFn = dials.connect, nil
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dials.opening = opening
+	type made struct {
+		client rueidis.Client
+		err    error
+	}
+	done := make(chan made, 1)
+	var given atomic.Bool // the result has an owner: the caller, or the goroutine itself
+	go func() {
+		client, err := newClient(option)
+		if !given.CompareAndSwap(false, true) {
+			if client != nil {
+				client.Close()
+			}
+			return
+		}
+		done <- made{client, err}
+	}()
+	var m made
+	select {
+	case m = <-done:
+	case <-ctx.Done():
+		if given.CompareAndSwap(false, true) {
+			return nil, ctx.Err()
+		}
+		m = <-done
+	}
+	if m.err != nil {
+		return nil, m.err
+	}
+	dials.opened()
+	if err := ctx.Err(); err != nil { // Its connections may be closed already.
+		m.client.Close()
+		return nil, err
+	}
+	return m.client, nil
+}
+
+// newClient makes a client. Some failures leave one behind that would go on dialling.
+func newClient(option rueidis.ClientOption) (rueidis.Client, error) {
+	client, err := rueidis.NewClient(option)
+	if err != nil && client != nil {
+		client.Close()
+		client = nil
+	}
+	return client, err
+}
+
+// clientOption translates the URL, and adds what the promises of package driver need.
+func clientOption(e *core.Endpoint, cfg *config) rueidis.ClientOption {
+	o := rueidis.ClientOption{
+		ClientName:       e.ClientName,
+		ConnWriteTimeout: e.ReadTimeout,
+		BlockingPoolSize: e.PoolSize,
+		Dialer:           net.Dialer{Timeout: e.DialTimeout},
+	}
+	if cfg.client != nil {
+		cfg.client(&o)
+	}
+	o.InitAddress = e.Addrs
+	if o.AuthCredentialsFn == nil {
+		o.Username, o.Password = e.Username, e.Password
+	}
+	o.SelectDB = e.DB
+	o.TLSConfig = e.TLS
+	o.AlwaysRESP2 = e.Protocol == 2
+	o.DisableRetry = true // send and sendMulti repeat what may be repeated.
+	o.DisableCache = true
+	o.ConnLifetime = 0 // The client sends what was on its way then again.
+	o.SendToReplicas, o.ReplicaOnly = nil, false
+	o.Standalone = rueidis.StandaloneOption{}
+	o.ForceSingleClient = e.Topology == driver.Standalone
+	o.ClusterOption.MaxMovedRedirections = maxRedirections
+	if o.ClusterOption.ShardsRefreshInterval == 0 {
+		o.ClusterOption.ShardsRefreshInterval = clusterRefresh
+	}
+	o.Sentinel = rueidis.SentinelOption{}
+	if e.Topology == driver.Sentinel {
+		o.Sentinel = rueidis.SentinelOption{
+			MasterSet:               e.MasterName,
+			Username:                e.SentinelUsername,
+			Password:                e.SentinelPassword,
+			ClientName:              e.ClientName,
+			Dialer:                  net.Dialer{Timeout: e.DialTimeout},
+			TLSConfig:               e.TLS,
+			TopologyRefreshInterval: sentinelRefresh,
+		}
+	}
+	return o
+}
+
+var errNoCluster = errors.New("the server is not a Cluster (cluster-enabled no); use redis:// or rediss:// for a single server")
+
+// openError says what went wrong, in one sentence and without a password.
+func openError(ctx context.Context, e *core.Endpoint, err error) error {
+	if op, ok := errors.AsType[*driver.OpError](err); ok {
+		err = op.Err
+	}
+	cause := plain(err)
+	server, answered := errors.AsType[*driver.ServerError](cause)
+	switch {
+	case ctx.Err() != nil:
+		if isContext(cause) {
+			cause = ctx.Err()
+		} else {
+			cause = fmt.Errorf("%w: %w", ctx.Err(), cause)
+		}
+	case e.Topology == driver.Sentinel && (rueidis.IsRedisNil(err) || answered && strings.Contains(server.Error(), "No such master")):
+		cause = fmt.Errorf("the Sentinels do not know a primary named %q", e.MasterName)
+	case answered && strings.Contains(server.Error(), "DB index is out of range"):
+		cause = fmt.Errorf("database %d: %w", e.DB, cause)
+	case answered && e.Topology == driver.Cluster && strings.Contains(server.Error(), "cluster support disabled"):
+		cause = errNoCluster
+	}
+	return fmt.Errorf("redisx: opening %s: %w", e, &redacted{cause, e})
+}
+
+// redacted is an error whose text contains no password, whatever a server or a dialer put into it.
+type redacted struct {
+	err error
+	e   *core.Endpoint
+}
+
+// Error implements error.
+func (r *redacted) Error() string {
+	text := r.err.Error()
+	for _, secret := range []string{r.e.Password, r.e.SentinelPassword} {
+		if len(secret) > 3 {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	return text
+}
+
+// Unwrap returns the cause, and says that no command was sent.
+func (r *redacted) Unwrap() []error { return []error{r.err, driver.ErrNotSent} }

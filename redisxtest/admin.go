@@ -1,0 +1,135 @@
+package redisxtest
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+// target is where the admin commands of this package go, past any driver under test.
+type target struct {
+	network, addr  string
+	tls            *tls.Config
+	user, password string
+	db             int
+}
+
+// adminTimeout bounds one command, so that a paused server fails a test and does not hang it.
+const adminTimeout = 5 * time.Second
+
+// do sends one command on a connection of its own, in RESP2.
+func (g target) do(args ...string) driver.Reply { return g.doAll(args)[0] }
+
+// doAll sends several on one connection and returns the replies, which all are the failure if there was one.
+func (g target) doAll(cmds ...[]string) []driver.Reply {
+	replies, err := g.exchange(cmds)
+	if err != nil {
+		replies = make([]driver.Reply, len(cmds))
+		for i := range replies {
+			replies[i] = driver.ErrReply(fmt.Errorf("redisxtest: %s: %w", g.addr, err))
+		}
+	}
+	return replies
+}
+
+func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
+	nc, err := net.DialTimeout(g.network, g.addr, adminTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Now().Add(adminTimeout)); err != nil {
+		return nil, err
+	}
+	if g.tls != nil {
+		nc = tls.Client(nc, g.tls)
+	}
+	var first [][]string
+	if g.password != "" {
+		user := g.user
+		if user == "" {
+			user = "default"
+		}
+		first = append(first, []string{"AUTH", user, g.password})
+	}
+	if g.db != 0 {
+		first = append(first, []string{"SELECT", strconv.Itoa(g.db)})
+	}
+	var out reply
+	for _, args := range append(first, cmds...) {
+		out.bulks(args)
+	}
+	if _, err := nc.Write(out.b); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(nc)
+	for _, args := range first {
+		rep, err := readReply(r)
+		if err == nil {
+			err = rep.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", args[0], err)
+		}
+	}
+	replies := make([]driver.Reply, len(cmds))
+	for i := range cmds {
+		if replies[i], err = readReply(r); err != nil {
+			return nil, err
+		}
+	}
+	return replies, nil
+}
+
+// readReply reads one RESP2 reply.
+func readReply(r *bufio.Reader) (driver.Reply, error) {
+	line, err := readLine(r)
+	if err != nil {
+		return driver.Reply{}, err
+	}
+	if line == "" {
+		return driver.Reply{}, protocolError("empty reply line")
+	}
+	text := line[1:]
+	n, numErr := strconv.ParseInt(text, 10, 64)
+	if line[0] != '+' && line[0] != '-' && numErr != nil {
+		return driver.Reply{}, protocolError("not a RESP2 reply")
+	}
+	switch line[0] {
+	case '+':
+		return driver.StringReply(text), nil
+	case '-':
+		return driver.ErrReply(driver.NewServerError(text)), nil
+	case ':':
+		return driver.IntReply(n), nil
+	case '$':
+		if n < 0 {
+			return driver.NilReply(), nil
+		}
+		b := make([]byte, n+2)
+		if _, err := io.ReadFull(r, b); err != nil {
+			return driver.Reply{}, err
+		}
+		return driver.StringReply(string(b[:n])), nil
+	case '*':
+		if n < 0 {
+			return driver.NilReply(), nil
+		}
+		list := make([]driver.Reply, 0, n)
+		for range n {
+			item, err := readReply(r)
+			if err != nil {
+				return driver.Reply{}, err
+			}
+			list = append(list, item)
+		}
+		return driver.ListReply(list), nil
+	}
+	return driver.Reply{}, protocolError("not a RESP2 reply")
+}

@@ -1,0 +1,126 @@
+package redisxtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Executable is a server program that can be started.
+type Executable struct {
+	// Kind is "redis" or "valkey".
+	Kind string
+	// Version is what the program says, such as "7.0.15".
+	Version string
+	Path    string
+}
+
+// String returns kind and version, such as "redis-7.0.15".
+func (e Executable) String() string { return e.Kind + "-" + e.Version }
+
+// Executables returns the server programs at hand: those that REDISX_SERVER_BIN lists, else redis-server and
+// valkey-server on PATH. It is empty if there are none; programs that do not run are an error.
+func Executables() ([]Executable, error) { return executables(os.Getenv(EnvBinaries)) }
+
+func executables(list string) ([]Executable, error) {
+	var found []Executable
+	var errs []error
+	seen := map[string]bool{}
+	names := filepath.SplitList(list)
+	listed := len(names) > 0
+	if !listed {
+		names = []string{"redis-server", "valkey-server"}
+	}
+	for _, name := range names {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			if listed {
+				errs = append(errs, fmt.Errorf("%s: %w", EnvBinaries, err))
+			}
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			if seen[real] { // Valkey packages bring a redis-server that is a link
+				continue
+			}
+			seen[real] = true
+		}
+		e, err := identify(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, e)
+	}
+	return found, errors.Join(errs...)
+}
+
+var identified struct {
+	sync.Mutex
+	by map[string]Executable
+}
+
+// identify asks a program what it is, once.
+func identify(path string) (Executable, error) {
+	identified.Lock()
+	defer identified.Unlock()
+	if e, ok := identified.by[path]; ok {
+		return e, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return Executable{}, fmt.Errorf("redisxtest: %s --version: %w", path, err)
+	}
+	// "Redis server v=7.0.15 sha=..." or "Valkey server v=8.1.1 sha=..."
+	text := string(out)
+	e := Executable{Kind: "redis", Path: path}
+	if strings.HasPrefix(text, "Valkey") {
+		e.Kind = "valkey"
+	}
+	_, rest, ok := strings.Cut(text, " v=")
+	if !ok {
+		return Executable{}, fmt.Errorf("redisxtest: %s is not a Redis or Valkey server: --version says %.60q", path, text)
+	}
+	e.Version, _, _ = strings.Cut(strings.TrimSpace(rest), " ")
+	if identified.by == nil {
+		identified.by = map[string]Executable{}
+	}
+	identified.by[path] = e
+	return e, nil
+}
+
+// choose returns the program that the options ask for. The error says why there is none.
+func (c *config) choose() (Executable, error) {
+	if c.binary != "" {
+		path, err := exec.LookPath(c.binary)
+		if err != nil {
+			return Executable{}, err
+		}
+		return identify(path)
+	}
+	all, err := Executables()
+	if err != nil {
+		return Executable{}, err
+	}
+	kind, version, ok := strings.Cut(c.version, " ")
+	if !ok {
+		kind, version = "", c.version
+	}
+	for _, e := range all {
+		if (kind == "" || kind == e.Kind) && strings.HasPrefix(e.Version, version) {
+			return e, nil
+		}
+	}
+	if c.version != "" {
+		return Executable{}, fmt.Errorf("no server of version %q among %v", c.version, all)
+	}
+	return Executable{}, fmt.Errorf("no redis-server or valkey-server on PATH and none in %s", EnvBinaries)
+}

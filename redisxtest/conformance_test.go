@@ -1,0 +1,130 @@
+package redisxtest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/driver"
+	"github.com/go-redisx/redisx/core/drivertest"
+	"github.com/go-redisx/redisx/core/goredisdriver"
+	"github.com/go-redisx/redisx/core/rueidisdriver"
+)
+
+// wrappers make the drivers out of clients that an application configured with nothing but the address.
+var wrappers = map[string]func(ctx context.Context, url string) (driver.Driver, error){
+	"goredis": func(_ context.Context, url string) (driver.Driver, error) {
+		e, err := core.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		return opened(goredisdriver.New(redis.NewUniversalClient(&redis.UniversalOptions{
+			Addrs: e.Addrs, MasterName: e.MasterName, IsClusterMode: e.Topology == driver.Cluster, DB: e.DB, Protocol: e.Protocol,
+			Username: e.Username, Password: e.Password, TLSConfig: e.TLS,
+		})))
+	},
+	"rueidis": func(_ context.Context, url string) (driver.Driver, error) {
+		e, err := core.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		o := rueidis.ClientOption{InitAddress: e.Addrs, SelectDB: e.DB, Username: e.Username, Password: e.Password, TLSConfig: e.TLS}
+		o.Sentinel.MasterSet = e.MasterName
+		client, err := rueidis.NewClient(o)
+		if err != nil {
+			return nil, err
+		}
+		d, err := rueidisdriver.New(client)
+		if err != nil {
+			client.Close()
+			return nil, err
+		}
+		return d, nil
+	},
+}
+
+// conform runs the suite of package drivertest on both drivers.
+func conform(t *testing.T, cfg drivertest.Config) {
+	t.Helper()
+	wrapped := cfg.Wrapped == nil
+	for _, o := range openers {
+		t.Run(o.name, func(t *testing.T) {
+			cfg := cfg
+			cfg.Open, cfg.Wrapped = o.open, nil
+			if wrapped {
+				cfg.Wrapped = wrappers[o.name]
+			}
+			drivertest.Run(t, cfg)
+		})
+	}
+}
+
+// noWrapped leaves out the drivers made by New, on profiles that differ in the connection only.
+func noWrapped(context.Context, string) (driver.Driver, error) { panic("not called") }
+
+// owned is the process control of a server of the test's own.
+func owned(s *Server) drivertest.Process {
+	return drivertest.Process{Pause: s.Pause, Resume: s.Resume, Restart: s.Restart, FlushScripts: s.FlushScripts}
+}
+
+func TestConformanceOnTheFake(t *testing.T) {
+	f := NewFake(t)
+	conform(t, drivertest.Config{
+		URL:      f.URL(),
+		Features: drivertest.Features{Fake: true, AllowFlush: true},
+		Process: drivertest.Process{
+			Restart: func() {
+				if err := f.Restart(); err != nil {
+					t.Error(err)
+				}
+			},
+			FlushScripts: f.FlushScripts,
+		},
+	})
+}
+
+func TestConformanceOnAServer(t *testing.T) {
+	s := StartServer(t, Config("enable-debug-command", "local"))
+	conform(t, drivertest.Config{URL: s.URL(), Features: drivertest.Features{AllowFlush: true}, Process: owned(s)})
+}
+
+func TestConformanceOnACluster(t *testing.T) {
+	c := StartCluster(t, 3, 0)
+	conform(t, drivertest.Config{URL: c.URL(), Features: drivertest.Features{AllowFlush: true}})
+}
+
+func TestConformanceOnSentinel(t *testing.T) {
+	s := StartSentinel(t, 1)
+	conform(t, drivertest.Config{URL: s.URL(), Features: drivertest.Features{AllowFlush: true}})
+}
+
+// The same promises hold however the connection is made.
+func TestConformanceOnOtherConnections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("redisxtest: five times the whole suite; not with -short")
+	}
+	for _, c := range []struct {
+		name string
+		opts []Option
+		url  func(s *Server) string
+	}{
+		{"RESP2", nil, func(s *Server) string { return s.URL("protocol=2") }},
+		{"TLS", []Option{TLS()}, func(s *Server) string { return s.ClientCertURL() }},
+		{"ACL user", []Option{Password("default's own"), User("app", "p@ss", "~*", "&*", "+@all")}, func(s *Server) string { return s.UserURL("app") }},
+		{"Unix socket", []Option{UnixSocket()}, func(s *Server) string { return s.URL() }},
+		{"RESP2 on the fake", nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.url == nil {
+				conform(t, drivertest.Config{URL: NewFake(t).URL("protocol=2"), Wrapped: noWrapped,
+					Features: drivertest.Features{Fake: true, AllowFlush: true}})
+				return
+			}
+			s := StartServer(t, c.opts...)
+			conform(t, drivertest.Config{URL: c.url(s), Wrapped: noWrapped, Features: drivertest.Features{AllowFlush: true}, Process: owned(s)})
+		})
+	}
+}

@@ -1,0 +1,26 @@
+// Package redisxtest gives tests a Redis: an in-process fake that needs nothing installed, and real servers started and
+// stopped with the test.
+//
+//	func TestCheckout(t *testing.T) {
+//		redisxtest.Each(t, func(t *testing.T, c *core.Client) {
+//			// runs with go-redis and rueidis, on the fake and on every redis-server or valkey-server found
+//		})
+//	}
+//
+// [NewFake] is for unit tests: it starts in a millisecond, its clock can be moved, and it fails on command.
+// [StartServer] is a real process of the test's own, which can be paused, killed and restarted; [SharedServer] is one per
+// test program. [StartCluster] and [StartSentinel] start deployments out of plain processes. [Prefix] keeps tests apart
+// that share a server.
+//
+// # What is run and what is skipped
+//
+// Real servers are started from redis-server and valkey-server on PATH, or from the programs that REDISX_SERVER_BIN lists.
+// REDISX_TEST_URL names a server to use instead. Where there is none the test is skipped, which is reported once on
+// standard error; REDISX_TEST_REQUIRE=server,cluster,sentinel turns the skips it lists into failures, for CI.
+//
+// # What the fake is not
+//
+// The fake is one server without replicas, Cluster, modules, functions or persistence, and its Lua is an imitation: number
+// formatting, cjson and error texts differ in places, and cmsgpack, struct and bit are missing. A command it lacks is an
+// error and never a guess. Whatever must hold in production is tested on a real server too, which is what Each does.
+package redisxtest

@@ -1,0 +1,329 @@
+package redisxtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/goredisdriver"
+)
+
+// Fake is an in-process server that go-redis and rueidis use over TCP without being told. It runs one command at a time
+// like the real one, in RESP2 and RESP3. It is safe for concurrent use.
+//
+// Data commands and Lua are miniredis; connections, transactions, blocking, Pub/Sub, CLIENT TRACKING, expiry and the
+// commands that describe the server are the Fake's own. It calls itself redis 7.2.0. What it lacks it refuses as unknown
+// command: functions, Cluster, replication, most of ACL, modules.
+//
+// Time is the wall clock until [Fake.Advance] moves it. An expired key is gone for every command that comes after, and
+// clients that track it are told at that command, when Advance passes the moment, or about 20 ms after it.
+type Fake struct {
+	t    testing.TB // nil outside of tests
+	addr string
+	cfg  config
+
+	mu       sync.Mutex // one command at a time; guards everything below
+	users    map[string]*fakeUser
+	eng      *engine
+	commands map[string]*fakeCommand
+	conns    map[int64]*fakeConn
+	nextID   int64
+	current  *fakeConn // whose command runs
+	waiters  []*waiter // in the order they began to block
+	tracks   trackTable
+	offset   time.Duration
+	fail     failure
+	counts   map[string]int
+	config   map[string]string
+	started  time.Time
+	expiry   *time.Timer
+
+	life     sync.Mutex // guards what follows; never held while a command runs
+	listener net.Listener
+	sockets  map[*fakeConn]struct{}
+	opened   []*core.Client
+	closed   bool
+	wg       sync.WaitGroup
+}
+
+// failure is what FailNext ordered.
+type failure struct {
+	left     int
+	text     string
+	commands []string
+}
+
+// NewFake starts a Fake that is closed when the test ends. It takes the options [Password], [User] and [InMemory]; one that
+// needs a real server ends the test.
+func NewFake(t testing.TB, opts ...Option) *Fake {
+	t.Helper()
+	f, err := StartFake(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.t = t
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// StartFake starts a Fake outside of tests, for programs that demonstrate themselves. The caller closes it.
+func StartFake(opts ...Option) (*Fake, error) {
+	cfg := defaults()
+	for _, o := range opts {
+		o.apply(&cfg)
+	}
+	users, err := fakeUsers(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
+	}
+	f := &Fake{
+		cfg:     cfg,
+		users:   users,
+		conns:   map[int64]*fakeConn{},
+		sockets: map[*fakeConn]struct{}{},
+		tracks:  newTrackTable(),
+		counts:  map[string]int{},
+		config:  fakeConfig(),
+		started: time.Now(),
+	}
+	if f.eng, err = newEngine(f.hook); err != nil {
+		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
+	}
+	f.commands = fakeCommands(f.eng.has)
+	if cfg.inMemory {
+		f.addr = "127.0.0.1:1"
+		return f, nil
+	}
+	l, err := listenLoopback()
+	if err != nil {
+		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
+	}
+	f.addr = l.Addr().String()
+	f.serve(l)
+	return f, nil
+}
+
+// Addr returns host:port. It stays the same over Restart.
+func (f *Fake) Addr() string { return f.addr }
+
+// URL returns the address as a redis:// URL, with the password if there is one. Parameters are added as they are, such as
+// "protocol=2".
+func (f *Fake) URL(params ...string) string {
+	return withParams("redis://"+userinfo("", f.cfg.password)+f.addr, params)
+}
+
+// UserURL is [Fake.URL] for a user that the option [User] made, and "" for any other.
+func (f *Fake) UserURL(name string, params ...string) string {
+	for _, u := range f.cfg.users {
+		if u.name == name {
+			return withParams("redis://"+userinfo(name, u.password)+f.addr, params)
+		}
+	}
+	return ""
+}
+
+// Client returns a new client of the Fake over go-redis, closed with the Fake. Options that core.New refuses fail the test,
+// or panic outside of one.
+func (f *Fake) Client(opts ...core.Option) *core.Client {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := f.open(ctx, opts)
+	switch {
+	case err == nil:
+		return c
+	case f.t != nil:
+		f.t.Helper()
+		f.t.Fatalf("redisxtest: client of the fake server: %v", err)
+	}
+	panic(fmt.Sprintf("redisxtest: client of the fake server: %v", err))
+}
+
+func (f *Fake) open(ctx context.Context, opts []core.Option) (*core.Client, error) {
+	var dial []goredisdriver.Option
+	if f.cfg.inMemory {
+		dial = append(dial, goredisdriver.WithDialer(func(context.Context, string, string) (net.Conn, error) { return f.Dial() }))
+	}
+	d, err := goredisdriver.Open(ctx, f.URL(), dial...)
+	if err != nil {
+		return nil, err
+	}
+	c, err := core.New(d, opts...)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	f.life.Lock()
+	defer f.life.Unlock()
+	f.opened = append(f.opened, c)
+	return c, nil
+}
+
+// Dial returns a connection that needs no socket: see [InMemory].
+func (f *Fake) Dial() (net.Conn, error) {
+	client, server := net.Pipe()
+	if !f.accept(server) {
+		return nil, errors.New("redisxtest: the fake server is closed")
+	}
+	return client, nil
+}
+
+// Close stops the Fake and breaks its connections. It waits until everything it started has ended. It is idempotent.
+func (f *Fake) Close() error {
+	f.life.Lock()
+	clients := f.opened
+	f.opened = nil
+	f.life.Unlock()
+	var errs []error
+	for _, c := range clients {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(append(errs, f.stop())...)
+}
+
+func (f *Fake) stop() error {
+	f.life.Lock()
+	f.closed = true
+	if f.listener != nil {
+		_ = f.listener.Close()
+		f.listener = nil
+	}
+	for c := range f.sockets {
+		_ = c.nc.Close()
+	}
+	f.life.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.wg.Wait()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.expiry != nil {
+			f.expiry.Stop()
+		}
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(10 * time.Second):
+		return errors.New("redisxtest: the fake server does not stop: a script runs without end")
+	}
+}
+
+// Restart closes the Fake if it runs and starts it again on the same address. Connections break, scripts, subscriptions
+// and tracking are forgotten, keys stay.
+func (f *Fake) Restart() error {
+	if err := f.stop(); err != nil {
+		return err
+	}
+	f.FlushScripts()
+	var l net.Listener
+	if !f.cfg.inMemory {
+		var err error
+		if l, err = net.Listen("tcp", f.addr); err != nil {
+			return fmt.Errorf("redisxtest: restart of the fake server: %w", err)
+		}
+	}
+	f.life.Lock()
+	f.closed = false
+	f.life.Unlock()
+	if l != nil {
+		f.serve(l)
+	}
+	return nil
+}
+
+// FlushScripts forgets every script, as SCRIPT FLUSH or a failover does.
+func (f *Fake) FlushScripts() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.eng.flushScripts()
+}
+
+// Advance moves the Fake's clock on by d: TIME, stream IDs, expiry and the timeouts of blocked commands. Negative
+// durations are ignored.
+func (f *Fake) Advance(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.offset += d
+	f.tick()
+	now := f.now()
+	for _, w := range slices.Clone(f.waiters) {
+		if !w.deadline.IsZero() && !w.deadline.After(now) {
+			f.expire(w)
+		}
+	}
+	f.settle(nil)
+}
+
+// FailNext answers the next n commands with an error reply of that text, such as "LOADING Redis is loading the dataset in
+// memory", without running them. With names, only those commands fail and count. What clients send by themselves (HELLO,
+// AUTH, SELECT, CLIENT, PING, COMMAND, CLUSTER, READONLY) fails only if it is named. A later call replaces an earlier
+// one; n = 0 ends it.
+func (f *Fake) FailNext(n int, text string, commands ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	names := make([]string, len(commands))
+	for i, c := range commands {
+		names[i] = strings.ToUpper(c)
+	}
+	f.fail = failure{left: n, text: text, commands: names}
+}
+
+// Count tells how often a command has arrived since the start, commands inside scripts not counted.
+func (f *Fake) Count(command string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts[strings.ToUpper(command)]
+}
+
+// now is the Fake's clock. f.mu is held.
+func (f *Fake) now() time.Time { return time.Now().Add(f.offset) }
+
+func (f *Fake) serve(l net.Listener) {
+	f.life.Lock()
+	f.listener = l
+	f.life.Unlock()
+	f.wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.accept(nc)
+		}
+	})
+}
+
+// accept starts serving a connection and reports whether it did.
+func (f *Fake) accept(nc net.Conn) bool {
+	f.life.Lock()
+	defer f.life.Unlock()
+	if f.closed {
+		_ = nc.Close()
+		return false
+	}
+	c := newFakeConn(f, nc)
+	f.sockets[c] = struct{}{}
+	f.wg.Go(c.write)
+	f.wg.Go(func() {
+		c.read()
+		f.life.Lock()
+		delete(f.sockets, c)
+		f.life.Unlock()
+	})
+	return true
+}

@@ -1,0 +1,201 @@
+package redisxtest
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"reflect"
+	"regexp"
+	"time"
+	"unsafe"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+)
+
+// engine is the miniredis inside a Fake: keys, data commands and Lua. Fake.mu is held during every call.
+//
+// miniredis publishes neither the version counters of its keys, from which invalidation and WATCH follow, nor a clock
+// that is affordable (its own walks and sorts all keys at every command). Both are read from its private maps, looked up
+// by name and type at the start, so that a release that renames them makes StartFake fail instead of misbehave.
+type engine struct {
+	m    *miniredis.Miniredis
+	srv  *server.Server
+	dbs  *map[int]*miniredis.RedisDB
+	last time.Time // up to when time has been taken off the TTLs
+}
+
+// dbKey is a key of a database.
+type dbKey struct {
+	db  int
+	key string
+}
+
+// databases is how many there are, as in a server that nobody configured.
+const databases = 16
+
+func newEngine(hook server.Hook) (*engine, error) {
+	e := &engine{m: miniredis.NewMiniRedis(), last: time.Now()}
+	// Dial is how miniredis starts without a listener.
+	nc, err := e.m.Dial()
+	if err != nil {
+		return nil, err
+	}
+	_ = nc.Close()
+	e.srv = e.m.Server()
+	e.srv.SetPreHook(hook)
+	if e.dbs, err = private[map[int]*miniredis.RedisDB](e.m, "dbs"); err != nil {
+		return nil, err
+	}
+	db := e.m.DB(0)
+	_, err1 := private[map[string]time.Duration](db, "ttl")
+	_, err2 := private[map[string]uint](db, "keyVersion")
+	_, err3 := private[map[string]string](db, "keys")
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// private returns the address of an unexported field.
+func private[T, S any](s *S, field string) (*T, error) {
+	f := reflect.ValueOf(s).Elem().FieldByName(field)
+	if !f.IsValid() || f.Type() != reflect.TypeFor[T]() {
+		return nil, fmt.Errorf("this version of miniredis has no %s %s in %T", field, reflect.TypeFor[T](), *s)
+	}
+	return (*T)(unsafe.Pointer(f.UnsafeAddr())), nil
+}
+
+// field is private for the maps that newEngine has checked.
+func field[T any](db *miniredis.RedisDB, name string) T {
+	p, err := private[T](db, name)
+	if err != nil {
+		panic(err)
+	}
+	return *p
+}
+
+func (e *engine) ttls(db *miniredis.RedisDB) map[string]time.Duration {
+	return field[map[string]time.Duration](db, "ttl")
+}
+
+func (e *engine) versions(db *miniredis.RedisDB) map[string]uint {
+	return field[map[string]uint](db, "keyVersion")
+}
+
+// version of a key: it grows with every change and 0 means that there is no such key.
+func (e *engine) version(k dbKey) uint {
+	db := (*e.dbs)[k.db]
+	if db == nil {
+		return 0
+	}
+	if _, ok := field[map[string]string](db, "keys")[k.key]; !ok {
+		return 0
+	}
+	return e.versions(db)[k.key] + 1
+}
+
+// keys returns the number of keys of a database, and of those with a TTL.
+func (e *engine) keys(db int) (all, volatile int) {
+	d := (*e.dbs)[db]
+	if d == nil {
+		return 0, 0
+	}
+	return len(field[map[string]string](d, "keys")), len(e.ttls(d))
+}
+
+// volatile reports whether any key has a TTL.
+func (e *engine) volatile() bool {
+	for _, db := range *e.dbs {
+		if len(e.ttls(db)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// tick moves the clock to now, removes the keys that expired, and returns them.
+func (e *engine) tick(now time.Time) (expired []dbKey) {
+	e.m.SetTime(now)
+	elapsed := now.Sub(e.last)
+	if elapsed <= 0 {
+		return nil
+	}
+	e.last = now
+	for id, db := range *e.dbs {
+		ttls := e.ttls(db)
+		for key, ttl := range ttls {
+			if ttl -= elapsed; ttl > 0 {
+				ttls[key] = ttl
+				continue
+			}
+			db.Del(key)
+			delete(ttls, key)
+			expired = append(expired, dbKey{id, key})
+		}
+	}
+	return expired
+}
+
+func (e *engine) has(command string) bool { return e.srv.IsRegisteredCommand(command) }
+
+func (e *engine) flushScripts() {
+	var b engineBuffer
+	e.run(b.peer(), &b, "SCRIPT", "FLUSH")
+}
+
+// engineBuffer catches what miniredis writes.
+type engineBuffer struct {
+	buf bytes.Buffer
+	w   *bufio.Writer
+}
+
+func (b *engineBuffer) peer() *server.Peer {
+	b.w = bufio.NewWriter(&b.buf)
+	return server.NewPeer(b.w)
+}
+
+// run has miniredis run a command and returns its reply, which the next run overwrites.
+func (e *engine) run(p *server.Peer, b *engineBuffer, args ...string) (out []byte) {
+	b.buf.Reset()
+	defer func() {
+		if v := recover(); v != nil {
+			// miniredis may have panicked with its lock held; nobody else uses it.
+			_ = e.m.TryLock()
+			e.m.Unlock()
+			b.w.Reset(&b.buf)
+			var r reply
+			r.errorf("ERR the fake server failed in %s: %v", args[0], v)
+			out = r.b
+		}
+	}()
+	e.srv.Dispatch(p, args)
+	_ = b.w.Flush()
+	return b.buf.Bytes()
+}
+
+// luaFailure is how miniredis words an error inside a running script.
+var luaFailure = regexp.MustCompile(`(?s)^-ERR Error compiling script \(new function\): (?:<string>)?(?::(\d+): )?(.*?)\s+stack traceback:.*\r\n$`)
+
+// codeWord is an error code in front of a text.
+var codeWord = regexp.MustCompile(`^[A-Z][A-Z0-9]+ `)
+
+// scriptError words an error inside a script as the server does, so that its code is that of the command that failed.
+func scriptError(out []byte, sha string) []byte {
+	m := luaFailure.FindSubmatch(out)
+	if m == nil {
+		return out
+	}
+	line, text := string(m[1]), string(m[2])
+	if line == "" {
+		line = "1"
+	}
+	if !codeWord.MatchString(text) {
+		text = "ERR user_script:" + line + ": " + text
+	}
+	var r reply
+	r.errorf("%s script: %s, on @user_script:%s.", text, sha, line)
+	return r.b
+}

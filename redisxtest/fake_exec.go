@@ -1,0 +1,258 @@
+package redisxtest
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"github.com/alicebob/miniredis/v2/server"
+)
+
+// handle runs one command of a client and everything that follows from it. f.mu is held.
+func (f *Fake) handle(c *fakeConn, args []string) {
+	if c.blocked != nil {
+		c.pending = append(c.pending, args)
+		return
+	}
+	f.tick()
+	f.run(c, args)
+	f.settle(c)
+}
+
+// tick brings expiry up to date and tells those who track the expired keys. f.mu is held.
+func (f *Fake) tick() {
+	if expired := f.eng.tick(f.now()); len(expired) > 0 {
+		f.invalidate(nil, expired)
+	}
+}
+
+// settle does what follows from changed keys: invalidation messages, and blocked clients that can go on. f.mu is held.
+func (f *Fake) settle(cause *fakeConn) {
+	f.invalidate(cause, nil)
+	for f.serveWaiters() {
+		f.invalidate(nil, nil)
+	}
+	f.watchExpiry()
+}
+
+// run answers one command of a client that is not blocked.
+func (f *Fake) run(c *fakeConn, args []string) {
+	name := strings.ToUpper(args[0])
+	f.counts[name]++
+	c.used, c.last = f.now(), strings.ToLower(name)
+	f.current = c
+	r := reply{resp: c.resp}
+	caching := c.caching
+	if !f.refuse(c, name, args, &r) {
+		if c.multi && !runsInMulti[name] {
+			c.queue = append(c.queue, args)
+			r.simple("QUEUED")
+		} else if !f.tryBlock(c, name, args, &r) {
+			f.exec(c, name, args, &r)
+		}
+	}
+	if caching != "" && !c.multi && name != "CLIENT" {
+		c.caching = ""
+	}
+	f.current = nil
+	c.send(append(r.b, c.after...))
+	c.after = nil
+	if c.closing {
+		c.finish()
+	}
+}
+
+// runsInMulti are the commands that a transaction does not queue.
+var runsInMulti = map[string]bool{
+	"EXEC": true, "DISCARD": true, "MULTI": true, "WATCH": true, "QUIT": true, "RESET": true,
+}
+
+// selfMade are commands that client libraries send by themselves: see FailNext.
+var selfMade = map[string]bool{
+	"HELLO": true, "AUTH": true, "SELECT": true, "CLIENT": true, "PING": true, "COMMAND": true, "CLUSTER": true, "READONLY": true,
+}
+
+// refuse answers commands that may not run, and reports whether it did.
+func (f *Fake) refuse(c *fakeConn, name string, args []string, r *reply) bool {
+	before := len(r.b)
+	cmd := f.commands[name]
+	switch {
+	case c.user == "" && name != "HELLO" && name != "AUTH" && name != "QUIT" && name != "RESET":
+		r.errorf("NOAUTH Authentication required.")
+	case f.fails(name):
+		r.errorf("%s", f.fail.text)
+	case cmd == nil:
+		unknownCommand(args, r)
+	case cmd.arity > 0 && len(args) != cmd.arity, cmd.arity < 0 && len(args) < -cmd.arity:
+		r.wrongArity(name)
+	case c.user != "" && f.denied(c, cmd, args, r):
+	case c.resp == 2 && c.subscriptions() > 0 && !allowedSubscribed[name]:
+		r.errorf("ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+			strings.ToLower(name))
+	default:
+		return false
+	}
+	c.dirty = c.dirty || c.multi
+	return len(r.b) > before
+}
+
+// denied answers what the client's user may not do, and reports whether it did.
+func (f *Fake) denied(c *fakeConn, cmd *fakeCommand, args []string, r *reply) bool {
+	if cmd.has("no_auth") {
+		return false
+	}
+	u := f.users[c.user]
+	if u == nil {
+		u = newFakeUser() // deleted meanwhile
+	}
+	why := u.denies(c.user, cmd, args)
+	if why != "" {
+		r.errorf("%s", why)
+	}
+	return why != ""
+}
+
+func (f *Fake) fails(name string) bool {
+	if f.fail.left <= 0 {
+		return false
+	}
+	if len(f.fail.commands) > 0 && !slices.Contains(f.fail.commands, name) || len(f.fail.commands) == 0 && selfMade[name] {
+		return false
+	}
+	f.fail.left--
+	return true
+}
+
+func unknownCommand(args []string, r *reply) {
+	var b strings.Builder
+	for _, a := range args[1:min(len(args), 21)] {
+		b.WriteString("'" + a[:min(len(a), 128)] + "' ")
+	}
+	r.errorf("ERR unknown command '%.128s', with args beginning with: %s", args[0], b.String())
+}
+
+// exec runs a command that is known, allowed and complete.
+func (f *Fake) exec(c *fakeConn, name string, args []string, r *reply) {
+	cmd := f.commands[name]
+	if cmd.local != nil {
+		cmd.local(f, c, args, r)
+		return
+	}
+	if cmd.has("readonly") {
+		f.remember(c, cmd, args)
+	}
+	r.raw(f.data(c, name, args))
+}
+
+// data has miniredis run a command, with its answers to the newer protocol and its error texts put right.
+func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
+	c.peer.Resp3 = c.resp == 3
+	if !f.commands[name].has("readonly") {
+		f.tracks.wrote = true
+	}
+	switch name {
+	case "EVAL", "EVAL_RO":
+		// The server keeps a script that compiles, also if it then fails.
+		f.eng.run(c.peer, &c.buf, "SCRIPT", "LOAD", args[1])
+		sum := sha1.Sum([]byte(args[1]))
+		return scriptError(f.eng.run(c.peer, &c.buf, args...), hex.EncodeToString(sum[:]))
+	case "EVALSHA", "EVALSHA_RO":
+		args = slices.Clone(args)
+		args[1] = strings.ToLower(args[1])
+		return scriptError(f.eng.run(c.peer, &c.buf, args...), args[1])
+	case "FLUSHALL", "FLUSHDB":
+		f.tracks.flushed = true
+		if len(args) == 2 && strings.EqualFold(args[1], "SYNC") {
+			args = args[:1]
+		}
+	case "MEMORY":
+		if len(args) == 5 && strings.EqualFold(args[1], "USAGE") && strings.EqualFold(args[3], "SAMPLES") {
+			args = args[:3]
+		}
+	case "GETEX":
+		if len(args) > 2 {
+			f.touch(dbKey{c.db, args[1]})
+		}
+	}
+	out := f.eng.run(c.peer, &c.buf, args...)
+	if text, ok := strings.CutPrefix(string(out), "-ERR invalid expire time in "); ok {
+		return []byte("-ERR invalid expire time in '" + strings.TrimSpace(text) + "' command\r\n")
+	}
+	if c.resp == 3 {
+		if isNull(out) {
+			return []byte("_\r\n")
+		}
+		if name == "XREAD" || name == "XREADGROUP" {
+			return streamsMap(out)
+		}
+	}
+	return out
+}
+
+// streamsMap turns the list of [stream, entries] pairs into the map it is in RESP3.
+func streamsMap(out []byte) []byte {
+	if len(out) == 0 || out[0] != '*' {
+		return out
+	}
+	body := slices.Index(out, '\n') + 1
+	b := append([]byte{'%'}, out[1:body]...)
+	for i := body; i < len(out); {
+		end := skipReply(out, i)
+		if end < 0 {
+			return out
+		}
+		b = append(b, out[i+len("*2\r\n"):end]...)
+		i = end
+	}
+	return b
+}
+
+// hook sees every command before miniredis does. Those that the Fake passes on itself go through; those of scripts are
+// the Fake's to refuse, to answer, or to take notice of.
+func (f *Fake) hook(p *server.Peer, name string, args ...string) bool {
+	c := f.current
+	if c == nil || p == c.peer {
+		return false
+	}
+	cmd := f.commands[name]
+	if cmd == nil {
+		return false // miniredis answers
+	}
+	all := append([]string{name}, args...)
+	r := reply{resp: 2}
+	switch {
+	case f.denied(c, cmd, all, &r):
+	case cmd.has("noscript"):
+		r.errorf("ERR This Redis command is not allowed from script")
+	case cmd.local != nil:
+		cmd.local(f, c, all, &r)
+	case name == "XREAD" || name == "XREADGROUP":
+		rest := withoutBlock(all)
+		if len(rest) == len(all) {
+			return false
+		}
+		f.eng.srv.Dispatch(p, rest)
+		return true
+	default:
+		if name == "FLUSHALL" || name == "FLUSHDB" {
+			f.tracks.flushed = true
+		}
+		if cmd.has("readonly") {
+			f.remember(c, cmd, all)
+		}
+		return false
+	}
+	p.WriteRaw(string(r.b))
+	return true
+}
+
+// withoutBlock takes BLOCK and its argument out of XREAD and XREADGROUP: scripts do not wait.
+func withoutBlock(args []string) []string {
+	for i := 1; i+1 < len(args) && !strings.EqualFold(args[i], "STREAMS"); i++ {
+		if strings.EqualFold(args[i], "BLOCK") {
+			return slices.Delete(slices.Clone(args), i, i+2)
+		}
+	}
+	return args
+}

@@ -1,0 +1,120 @@
+package redisxtest
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Option changes how a server is started. StartServer takes all of them, NewFake and StartFake only Password and User.
+type Option interface {
+	EachOption
+	apply(*config)
+}
+
+type option func(*config)
+
+func (o option) apply(c *config) { o(c) }
+
+func (o option) applyEach(c *eachConfig) { c.server = append(c.server, o) }
+
+type config struct {
+	binary, version string
+	settings        [][]string
+	tls, unix       bool
+	cluster         bool
+	certFrom        string // directory with certificates to share, instead of new ones
+	password        string
+	users           []user
+	inMemory        bool
+	faults          []error
+}
+
+type user struct {
+	name, password string
+	rules          []string
+}
+
+func defaults() config { return config{} }
+
+// serverOnly names the options in use that only a real server can honour.
+func (c *config) serverOnly() []string {
+	var names []string
+	for _, o := range []struct {
+		set  bool
+		name string
+	}{
+		{c.binary != "", "Binary"}, {c.version != "", "Version"}, {len(c.settings) > 0, "Config"}, {c.tls, "TLS"}, {c.unix, "UnixSocket"},
+	} {
+		if o.set {
+			names = append(names, o.name)
+		}
+	}
+	return names
+}
+
+// serverFaults tells what no real server can be started with.
+func (c *config) serverFaults() error {
+	faults := c.faults
+	if c.inMemory {
+		faults = append(faults, errors.New("option InMemory is for fakes"))
+	}
+	return errors.Join(faults...)
+}
+
+// Password makes the default user need a password. It is part of URL. Empty is no password, the default.
+func Password(password string) Option {
+	return option(func(c *config) { c.password = password })
+}
+
+// User adds an ACL user with a password and rules such as "~*", "&*", "+@all", "-set". Without rules it may do nothing. A
+// Fake knows no selectors, no %R~ and no hashed passwords. See UserURL.
+func User(name, password string, rules ...string) Option {
+	return option(func(c *config) {
+		if name == "" || name == "default" || strings.ContainsAny(name, " \t\r\n") || password == "" {
+			c.faults = append(c.faults, fmt.Errorf("user %q: want a name other than default, without spaces, and a password", name))
+			return
+		}
+		c.users = append(c.users, user{name, password, rules})
+	})
+}
+
+// InMemory makes a Fake without a socket, for use inside a testing/synctest bubble: time would stand still there while a
+// socket waits. It is reached through [Fake.Dial] and [Fake.Client]; Addr and URL are placeholders for clients that are
+// given Dial. Start it inside the bubble, and close it there.
+func InMemory() Option { return option(func(c *config) { c.inMemory = true }) }
+
+// Binary starts this program instead of the redis-server or valkey-server on PATH. A name without a slash is looked up
+// on PATH.
+func Binary(path string) Option {
+	return option(func(c *config) { c.binary = path })
+}
+
+// Version starts, of the binaries at hand, the first whose version begins with prefix, such as "7.0" or "8."; with a name
+// in front, "valkey 8", of that kind. Without one the test is skipped.
+func Version(prefix string) Option {
+	return option(func(c *config) { c.version = prefix })
+}
+
+// Config sets a line of the configuration file, such as Config("maxmemory", "1mb") or Config("save", "900", "1"). A later
+// one goes before an earlier one and before the defaults of this package.
+func Config(name string, values ...string) Option {
+	return option(func(c *config) {
+		if name == "" || strings.ContainsAny(name+strings.Join(values, ""), "\r\n") {
+			c.faults = append(c.faults, fmt.Errorf("config %q: a name or value is empty or has a line break", name))
+			return
+		}
+		c.settings = append(c.settings, append([]string{name}, values...))
+	})
+}
+
+// TLS makes the server speak TLS only, with a certificate of an authority made for this server. URL then is rediss:// with
+// the parameter ca; ClientCertURL has a client certificate too.
+func TLS() Option {
+	return option(func(c *config) { c.tls = true })
+}
+
+// UnixSocket makes URL a unix:// URL. The server listens on its TCP port as well.
+func UnixSocket() Option {
+	return option(func(c *config) { c.unix = true })
+}

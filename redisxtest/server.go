@@ -1,0 +1,447 @@
+package redisxtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-redisx/redisx/core"
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+// Server is a real server for tests: a process of its own, or the one that REDISX_TEST_URL names. It listens on loopback
+// only, on a port outside the ephemeral range. It is safe for concurrent use.
+//
+// The process ends with the test, and also if the test program panics or is killed: a watchdog holds the other end of a
+// pipe that closes whichever way the program ends.
+//
+// Methods that control the process fail the test if there is none, or if it is shared.
+type Server struct {
+	t        testing.TB
+	instance *instance
+	given    string // REDISX_TEST_URL
+	shared   bool
+}
+
+// instance is a server of our own over all its restarts.
+type instance struct {
+	exe      Executable
+	dir      string // configuration, log, certificates, socket, data
+	port     int
+	cfg      config
+	sentinel bool
+	fresh    bool // being started for the first time, perhaps on another port
+
+	mu      sync.Mutex
+	process *process // nil while stopped
+}
+
+// StartServer starts a server with an empty data set and no persistence, and stops it when the test ends. If the test
+// fails, the end of the server's log is attached. It takes about 10 ms.
+//
+// Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE says "server". With REDISX_TEST_URL set
+// that server is used instead; then options, which need a process of their own, skip the test.
+func StartServer(t testing.TB, opts ...Option) *Server {
+	t.Helper()
+	cfg := defaults()
+	for _, o := range opts {
+		o.apply(&cfg)
+	}
+	if err := cfg.serverFaults(); err != nil {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	if given := os.Getenv(EnvURL); given != "" {
+		if len(opts) > 0 {
+			skip(t, "server", "%s names a given server, and this test needs one with options", EnvURL)
+		}
+		return useGiven(t, given)
+	}
+	exe, err := cfg.choose()
+	if err != nil {
+		skip(t, "server", "no server: %v", err)
+	}
+	in, err := newInstance(exe, cfg)
+	if err != nil {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	s := &Server{t: t, instance: in}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of %s on %s:\n%s", exe, s.Addr(), in.log())
+		}
+		in.remove()
+	})
+	if err := in.startAnywhere(); err != nil {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	return s
+}
+
+func useGiven(t testing.TB, given string) *Server {
+	t.Helper()
+	e, err := core.ParseURL(given)
+	if err != nil {
+		t.Fatalf("redisxtest: %s: %v", EnvURL, err)
+	}
+	s := &Server{t: t, given: given}
+	if err := s.target().do("PING").Err(); err != nil {
+		t.Fatalf("redisxtest: %s: %s does not answer: %v", EnvURL, e, err)
+	}
+	return s
+}
+
+// sharedServers are the processes of SharedServer by program.
+var sharedServers struct {
+	sync.Mutex
+	by map[string]*instance
+}
+
+// SharedServer returns the one server that tests of this program share, started by the first that asks. It keeps running
+// until the program ends; tests keep apart by [Prefix] and must not flush, pause or kill it. It may be given a program
+// with [Binary] or [Version], but no other option.
+func SharedServer(t testing.TB, opts ...Option) *Server {
+	t.Helper()
+	cfg := defaults()
+	for _, o := range opts {
+		o.apply(&cfg)
+	}
+	if given := os.Getenv(EnvURL); given != "" && len(opts) == 0 {
+		return useGiven(t, given)
+	}
+	if cfg.tls || cfg.unix || cfg.inMemory || len(cfg.settings) > 0 || len(cfg.users) > 0 || cfg.password != "" {
+		t.Fatal("redisxtest: a shared server takes only Binary and Version; use StartServer")
+	}
+	exe, err := cfg.choose()
+	if err != nil {
+		skip(t, "server", "no server: %v", err)
+	}
+	in, err := sharedInstance(exe)
+	if err != nil {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	s := &Server{t: t, instance: in, shared: true}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of %s on %s:\n%s", exe, s.Addr(), in.log())
+		}
+	})
+	return s
+}
+
+func sharedInstance(exe Executable) (*instance, error) {
+	sharedServers.Lock()
+	defer sharedServers.Unlock()
+	if in := sharedServers.by[exe.Path]; in != nil {
+		if in.running() {
+			return in, nil
+		}
+		in.remove()
+	}
+	in, err := newInstance(exe, defaults())
+	if err != nil {
+		return nil, err
+	}
+	if err := in.startAnywhere(); err != nil {
+		in.remove()
+		return nil, err
+	}
+	if sharedServers.by == nil {
+		sharedServers.by = map[string]*instance{}
+	}
+	sharedServers.by[exe.Path] = in
+	return in, nil
+}
+
+// Executable tells which program runs; it is zero for a given server.
+func (s *Server) Executable() Executable {
+	if s.instance == nil {
+		return Executable{}
+	}
+	return s.instance.exe
+}
+
+// Addr returns host:port, or the path of the socket of a given server that has one.
+func (s *Server) Addr() string {
+	if s.instance != nil {
+		return loopback(s.instance.port)
+	}
+	return s.target().addr
+}
+
+// URL returns the connection URL as the options asked for, with the default user's password if there is one. Parameters
+// are added as they are, such as "protocol=2".
+func (s *Server) URL(params ...string) string {
+	if s.instance == nil {
+		return withParams(s.given, params)
+	}
+	return s.instance.url("", s.instance.cfg.password, params)
+}
+
+// UserURL is [Server.URL] for a user that the option [User] made.
+func (s *Server) UserURL(name string, params ...string) string {
+	if s.instance != nil {
+		for _, u := range s.instance.cfg.users {
+			if u.name == name {
+				return s.instance.url(name, u.password, params)
+			}
+		}
+	}
+	s.fault("there is no user %q", name)
+	return ""
+}
+
+// ClientCertURL is [Server.URL] with a client certificate, for servers with the option [TLS].
+func (s *Server) ClientCertURL(params ...string) string {
+	if s.instance == nil || !s.instance.cfg.tls {
+		s.fault("ClientCertURL needs the option TLS")
+		return ""
+	}
+	return s.URL(append(params, "cert="+s.instance.file("client.pem"), "key="+s.instance.file("client-key.pem"))...)
+}
+
+// Do sends one command as administrator, past any driver under test, on a connection of its own. A failure to reach the
+// server and an error reply are in the reply's Err.
+func (s *Server) Do(args ...string) driver.Reply { return s.target().do(args...) }
+
+// FlushScripts makes the server forget every script.
+func (s *Server) FlushScripts() {
+	s.t.Helper()
+	if err := s.Do("SCRIPT", "FLUSH").Err(); err != nil {
+		s.fault("SCRIPT FLUSH: %v", err)
+	}
+}
+
+// Pause stops the process in its tracks (SIGSTOP): connections stay and nothing answers. Resume lets it go on.
+func (s *Server) Pause() {
+	s.t.Helper()
+	s.control("Pause", (*process).pause)
+}
+
+// Resume ends Pause.
+func (s *Server) Resume() {
+	s.t.Helper()
+	s.control("Resume", (*process).resume)
+}
+
+// Kill ends the process at once (SIGKILL). Restart brings it back.
+func (s *Server) Kill() {
+	s.t.Helper()
+	if s.own("Kill") {
+		s.instance.stop()
+	}
+}
+
+// Stop is Kill: nothing here persists unless an option says so.
+func (s *Server) Stop() {
+	s.t.Helper()
+	if s.own("Stop") {
+		s.instance.stop()
+	}
+}
+
+// Restart kills the process if it runs and starts it again on the same port. The data set is empty unless the test
+// configured persistence.
+func (s *Server) Restart() {
+	s.t.Helper()
+	if !s.own("Restart") {
+		return
+	}
+	s.instance.stop()
+	if err := s.instance.start(); err != nil {
+		s.fault("Restart: %v", err)
+	}
+}
+
+// own reports whether there is a process to control, and fails the test if not.
+func (s *Server) own(method string) bool {
+	s.t.Helper()
+	switch {
+	case s.instance == nil:
+		s.fault("%s needs a process, but %s names a given server", method, EnvURL)
+	case s.shared:
+		s.fault("%s would disturb the other tests of a shared server; use StartServer", method)
+	default:
+		return true
+	}
+	return false
+}
+
+func (s *Server) control(method string, do func(*process) error) {
+	s.t.Helper()
+	if !s.own(method) {
+		return
+	}
+	s.instance.mu.Lock()
+	defer s.instance.mu.Unlock()
+	if s.instance.process == nil {
+		s.fault("%s: the server is not running", method)
+		return
+	}
+	if err := do(s.instance.process); err != nil {
+		s.fault("%s: %v", method, err)
+	}
+}
+
+// fault fails the test and lets it go on: methods may be called from any goroutine, where FailNow is not allowed.
+func (s *Server) fault(format string, args ...any) {
+	s.t.Helper()
+	s.t.Errorf("redisxtest: "+format, args...)
+}
+
+func (s *Server) target() target {
+	if s.instance != nil {
+		return s.instance.target()
+	}
+	e, err := core.ParseURL(s.given)
+	if err != nil {
+		return target{network: "tcp", addr: s.given}
+	}
+	g := target{network: e.Network, addr: e.Addrs[0], user: e.Username, password: e.Password, db: e.DB, tls: e.TLS}
+	if g.tls != nil && g.tls.ServerName == "" {
+		host, _, _ := strings.Cut(g.addr, ":")
+		g.tls.ServerName = host
+	}
+	return g
+}
+
+func withParams(url string, params []string) string {
+	for _, p := range params {
+		sep := "?"
+		if strings.Contains(url, "?") {
+			sep = "&"
+		}
+		url += sep + p
+	}
+	return url
+}
+
+// newInstance makes the directory of a server.
+func newInstance(exe Executable, cfg config) (*instance, error) {
+	// Not t.TempDir: the path of a socket has room for 100 bytes.
+	dir, err := os.MkdirTemp("", "redisxtest")
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{exe: exe, dir: dir, cfg: cfg}
+	if cfg.tls {
+		if err := provideCertificates(dir, cfg.certFrom); err != nil {
+			in.remove()
+			return nil, fmt.Errorf("certificates: %w", err)
+		}
+	}
+	return in, nil
+}
+
+func (in *instance) file(name string) string { return filepath.Join(in.dir, name) }
+
+func (in *instance) url(user, password string, params []string) string {
+	at := userinfo(user, password)
+	switch {
+	case in.cfg.unix:
+		return withParams("unix://"+at+in.file("s"), params)
+	case in.cfg.tls:
+		return withParams("rediss://"+at+loopback(in.port)+"?ca="+in.file("ca.pem"), params)
+	}
+	return withParams("redis://"+at+loopback(in.port), params)
+}
+
+func (in *instance) target() target {
+	g := target{network: "tcp", addr: loopback(in.port), password: in.cfg.password}
+	if in.cfg.tls {
+		g.tls = trust(in.file("ca.pem"))
+	}
+	return g
+}
+
+// startAnywhere starts the server on the first port that turns out to be free.
+func (in *instance) startAnywhere() error {
+	var err error
+	for range 20 {
+		in.port = randomPort(in.cfg.cluster)
+		in.fresh = true
+		err = in.start()
+		in.fresh = false
+		if err == nil || !strings.Contains(in.log(), "Address already in use") {
+			return err
+		}
+		_ = os.Remove(in.file("log"))
+	}
+	return err
+}
+
+// startTimeout bounds the start of a server, which takes about 10 ms on an idle machine.
+const startTimeout = 20 * time.Second
+
+// start starts the server on its port and returns once it answers.
+func (in *instance) start() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	args := []string{in.exe.Path, in.file("redis.conf")}
+	// A Sentinel keeps what it learns in its configuration file.
+	if _, err := os.Stat(args[1]); err != nil || !in.sentinel || in.fresh {
+		if err := os.WriteFile(args[1], []byte(in.configuration()), 0o600); err != nil {
+			return err
+		}
+	}
+	if in.sentinel {
+		args = append(args, "--sentinel")
+	}
+	p, err := startProcess(in.dir, args)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", in.exe.Path, err)
+	}
+	in.process = p
+	var answer error
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
+		if !p.running() {
+			break
+		}
+		// Another server may have the port: only the answer of our own process counts, once it has loaded its data.
+		replies := in.target().doAll([]string{"INFO", "server"}, []string{"PING"})
+		info, err := replies[0].Text()
+		if err == nil {
+			err = replies[1].Err()
+		}
+		if err == nil && driver.ParseInfo(info)["process_id"] == fmt.Sprint(p.pid) {
+			return nil
+		}
+		answer = err
+		time.Sleep(time.Millisecond)
+	}
+	p.kill()
+	in.process = nil
+	return fmt.Errorf("%s on port %d did not start (last answer: %v); its log:\n%s", in.exe, in.port, answer, in.log())
+}
+
+func (in *instance) running() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.process != nil && in.process.running()
+}
+
+func (in *instance) stop() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.process != nil {
+		in.process.kill()
+		in.process = nil
+	}
+}
+
+func (in *instance) remove() {
+	in.stop()
+	_ = os.RemoveAll(in.dir)
+}
+
+// log is the end of the server's log.
+func (in *instance) log() string {
+	b, err := os.ReadFile(in.file("log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-16<<10):])
+}

@@ -1,0 +1,254 @@
+package redisxtest
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+func text(t testing.TB, r driver.Reply) string {
+	t.Helper()
+	s, err := r.Text()
+	require.NoError(t, err)
+	return s
+}
+
+func TestServerStartsQuicklyOnLoopbackWithoutPersistence(t *testing.T) {
+	start := time.Now()
+	s := StartServer(t)
+	t.Logf("started %s in %s", s.Executable(), time.Since(start))
+	require.Less(t, time.Since(start), 2*time.Second)
+	_, port, err := net.SplitHostPort(s.Addr())
+	require.NoError(t, err)
+	n, _ := strconv.Atoi(port)
+	require.Less(t, n, ephemeralPort())
+	require.Equal(t, "PONG", text(t, s.Do("PING")))
+	for name, want := range map[string]string{"bind": "127.0.0.1", "save": "", "appendonly": "no"} {
+		list, err := s.Do("CONFIG", "GET", name).Strings()
+		require.NoError(t, err)
+		require.Equal(t, []string{name, want}, list)
+	}
+}
+
+func TestServerIsGoneAfterTheTest(t *testing.T) {
+	var addr, dir string
+	t.Run("inner", func(t *testing.T) {
+		s := StartServer(t)
+		addr, dir = s.Addr(), s.instance.dir
+	})
+	_, err := net.DialTimeout("tcp", addr, time.Second)
+	require.Error(t, err)
+	require.NoDirExists(t, dir)
+}
+
+func TestServerControl(t *testing.T) {
+	s := StartServer(t)
+	require.NoError(t, s.Do("SET", "k", "v").Err())
+	sha := text(t, s.Do("SCRIPT", "LOAD", "return 1"))
+	s.FlushScripts()
+	require.ErrorContains(t, s.Do("EVALSHA", sha, "0").Err(), "NOSCRIPT")
+
+	s.Pause()
+	nc, err := net.Dial("tcp", s.Addr())
+	require.NoError(t, err)
+	defer nc.Close()
+	_, err = nc.Write([]byte("PING\r\n"))
+	require.NoError(t, err)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	b := make([]byte, 7)
+	_, err = nc.Read(b)
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "a paused server answers")
+	s.Resume()
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(5*time.Second)))
+	_, err = nc.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "+PONG\r\n", string(b))
+
+	s.Kill()
+	require.Error(t, s.Do("PING").Err(), "a killed server answers")
+	s.Restart()
+	require.True(t, s.Do("GET", "k").IsNil(), "keys outlived a restart without persistence")
+
+	s.Pause()
+	s.Restart()
+	require.Equal(t, "PONG", text(t, s.Do("PING")))
+}
+
+func TestServerOptions(t *testing.T) {
+	t.Run("Config", func(t *testing.T) {
+		s := StartServer(t, Config("maxmemory", "2mb"), Config("save", "900", "1"), Config("notify-keyspace-events", "KA"))
+		require.Contains(t, text(t, s.Do("INFO", "memory")), "maxmemory:2097152")
+		list, err := s.Do("CONFIG", "GET", "save").Strings()
+		require.NoError(t, err)
+		require.Equal(t, []string{"save", "900 1"}, list)
+	})
+	t.Run("persistence survives Restart", func(t *testing.T) {
+		s := StartServer(t, Config("appendonly", "yes"), Config("appendfsync", "always"))
+		require.NoError(t, s.Do("SET", "k", "v").Err())
+		s.Restart()
+		require.Equal(t, "v", text(t, s.Do("GET", "k")))
+	})
+	t.Run("Password and User", func(t *testing.T) {
+		s := StartServer(t, Password(`p"w\ @:/é`), User("reader", "r pw", "~*", "+get", "+acl|whoami", "-set"))
+		require.Equal(t, "PONG", text(t, s.Do("PING")))
+		g := s.target()
+		g.password = ""
+		require.ErrorContains(t, g.do("PING").Err(), "NOAUTH")
+		g.user, g.password = "reader", "r pw"
+		require.ErrorContains(t, g.do("SET", "k", "v").Err(), "NOPERM")
+		require.Equal(t, "reader", text(t, g.do("ACL", "WHOAMI")))
+		require.Contains(t, s.UserURL("reader"), "reader:r%20pw@")
+	})
+	t.Run("TLS", func(t *testing.T) {
+		s := StartServer(t, TLS())
+		require.True(t, strings.HasPrefix(s.URL(), "rediss://127.0.0.1:"))
+		require.Equal(t, "PONG", text(t, s.Do("PING")))
+		g := s.target()
+		g.tls = trust("/nonexistent")
+		require.ErrorContains(t, g.do("PING").Err(), "unknown authority")
+		for _, u := range []string{s.URL("protocol=2"), s.ClientCertURL()} {
+			t.Setenv(EnvURL, u)
+			require.Equal(t, "PONG", text(t, StartServer(t).Do("PING")))
+		}
+	})
+	t.Run("UnixSocket", func(t *testing.T) {
+		s := StartServer(t, UnixSocket(), Password("pw"))
+		t.Setenv(EnvURL, s.URL())
+		require.Equal(t, "PONG", text(t, StartServer(t).Do("PING")))
+	})
+	t.Run("Version and Binary", func(t *testing.T) {
+		s := StartServer(t)
+		exe := s.Executable()
+		require.Equal(t, exe, StartServer(t, Binary(exe.Path)).Executable())
+		require.Equal(t, exe, StartServer(t, Version(exe.Kind+" "+exe.Version[:1])).Executable())
+	})
+}
+
+func TestServerFaultsAreReported(t *testing.T) {
+	type say struct {
+		name, want string
+		do         func(t testing.TB)
+	}
+	StartServer(t) // skips where there is none
+	for _, c := range []say{
+		// Found out at once: a server that ends is not waited for.
+		{"bad option of the server", "Bad directive", func(t testing.TB) { StartServer(t, Config("no-such-option", "1")) }},
+		{"bad user", `user "a b"`, func(t testing.TB) { StartServer(t, User("a b", "x")) }},
+		{"line break", "line break", func(t testing.TB) { StartServer(t, Config("save", "1\nport 1")) }},
+		{"process of a shared server", "disturb the other tests", func(t testing.TB) { SharedServer(t).Kill() }},
+		{"options of a shared server", "only Binary and Version", func(t testing.TB) { SharedServer(t, Password("x")) }},
+		{"unknown user", `no user "nobody"`, func(t testing.TB) { StartServer(t).UserURL("nobody") }},
+		{"pause when killed", "not running", func(t testing.TB) { s := StartServer(t); s.Kill(); s.Pause() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := record(t, c.do)
+			require.True(t, r.failed, "it passed")
+			require.Contains(t, r.text(), c.want)
+		})
+	}
+}
+
+func TestSkipsAreLoudAndFailWhereRequired(t *testing.T) {
+	t.Setenv(EnvURL, "")
+	t.Setenv(EnvBinaries, "")
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv(EnvRequire, "")
+	r := record(t, func(t testing.TB) { StartServer(t) })
+	require.True(t, r.skipped)
+	require.False(t, r.failed)
+	require.Contains(t, r.text(), "no redis-server or valkey-server on PATH")
+
+	t.Setenv(EnvRequire, "cluster, server")
+	r = record(t, func(t testing.TB) { StartServer(t) })
+	require.True(t, r.failed)
+	require.Contains(t, r.text(), `requires "server"`)
+}
+
+func TestGivenServer(t *testing.T) {
+	own := StartServer(t, Password("secret"))
+	t.Setenv(EnvURL, own.URL())
+	s := StartServer(t)
+	require.NoError(t, s.Do("SET", "k", "v").Err())
+	require.Equal(t, "v", text(t, own.Do("GET", "k")))
+	require.Equal(t, own.URL()+"?protocol=2", s.URL("protocol=2"))
+
+	require.True(t, record(t, func(t testing.TB) { StartServer(t, TLS()) }).skipped)
+	r := record(t, func(t testing.TB) { StartServer(t).Kill() })
+	require.True(t, r.failed)
+	require.Contains(t, r.text(), "needs a process")
+	require.NoError(t, own.Do("PING").Err())
+
+	own.Kill()
+	r = record(t, func(t testing.TB) { StartServer(t) })
+	require.True(t, r.failed, "a given server that is down is an error, not a skip")
+	require.NotContains(t, r.text(), "secret")
+}
+
+func TestSharedServerIsOneProcess(t *testing.T) {
+	a, b := SharedServer(t), SharedServer(t)
+	require.Equal(t, a.Addr(), b.Addr())
+	require.NotEqual(t, a.Addr(), StartServer(t).Addr())
+}
+
+const envHelper = "REDISXTEST_HELPER"
+
+// helper is this test program run as a child: it starts a server, says where, and ends in the way it is told.
+func helper() {
+	in, err := newInstance(Executable{Path: os.Getenv("REDISXTEST_BINARY")}, defaults())
+	if err == nil {
+		err = in.startAnywhere()
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	fmt.Println(loopback(in.port), in.dir)
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	if os.Getenv(envHelper) == "panic" {
+		panic("as a test may")
+	}
+	os.Exit(0)
+}
+
+func TestServerDiesWithTheProgramHoweverItEnds(t *testing.T) {
+	exe := StartServer(t).Executable()
+	for _, end := range []string{"exit", "panic", "kill -9"} {
+		t.Run(end, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), envHelper+"="+end, "REDISXTEST_BINARY="+exe.Path)
+			stdin, err := cmd.StdinPipe()
+			require.NoError(t, err)
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			line, err := bufio.NewReader(stdout).ReadString('\n')
+			require.NoError(t, err)
+			addr, dir, ok := strings.Cut(strings.TrimSpace(line), " ")
+			require.True(t, ok, line)
+			g := target{network: "tcp", addr: addr}
+			require.NoError(t, g.do("PING").Err())
+			require.DirExists(t, dir)
+
+			if end == "kill -9" {
+				require.NoError(t, cmd.Process.Kill())
+			} else {
+				_, _ = stdin.Write([]byte("\n"))
+			}
+			_ = cmd.Wait()
+			require.Eventually(t, func() bool {
+				_, err := os.Stat(dir)
+				return g.do("PING").Err() != nil && os.IsNotExist(err)
+			}, 10*time.Second, 5*time.Millisecond, "the server or its directory is still there")
+		})
+	}
+}
