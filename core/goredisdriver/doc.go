@@ -13,8 +13,9 @@
 //
 // What to know when running it:
 //
-//   - A call with a ctx that can be cancelled runs on a pooled goroutine. When its ctx ends, the call returns and the
-//     goroutine waits for the reply, until the client's read timeout at the most; meanwhile it holds a connection.
+//   - When ctx ends during a command, its connection is closed (Open), or kept until the reply arrives or the client's
+//     read timeout passes (New: there such a call runs on a pooled goroutine, which costs a few microseconds; a ctx of
+//     context.Background or driver.UntilDeadline avoids that, the latter if the client has ContextTimeoutEnabled).
 //   - Blocking commands, dedicated connections, subscriptions and trackings have connections outside of the client's
 //     pools, opened with its address, TLS, credentials, database and OnConnect.
 //   - go-redis logs failures to connect on standard error. redis.SetLogger changes that for the whole process.

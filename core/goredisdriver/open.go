@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -43,7 +45,7 @@ func Open(ctx context.Context, url string, opts ...Option) (*Driver, error) {
 		} else {
 			_ = d.Close()
 		}
-		return nil, fmt.Errorf("redisx: connecting to %s: %w", e, explain(err, e))
+		return nil, fmt.Errorf("redisx: connecting to %s: %w", e, explain(err, e, cfg))
 	}
 	return d, nil
 }
@@ -58,7 +60,7 @@ func (d *Driver) ping(ctx context.Context) error {
 }
 
 // explain names the cause where the text of the server or client alone does not.
-func explain(err error, e *core.Endpoint) error {
+func explain(err error, e *core.Endpoint, cfg config) error {
 	switch text := err.Error(); {
 	case errors.Is(err, errNoPrimary), strings.Contains(text, "redis: nil"):
 		return fmt.Errorf("the Sentinels know no primary %q: %w", e.MasterName, err)
@@ -66,8 +68,15 @@ func explain(err error, e *core.Endpoint) error {
 		return fmt.Errorf("the server is no Cluster (redis:// is for a single server): %w", err)
 	case strings.Contains(text, "cluster: no nodes"), strings.Contains(text, "CLUSTERDOWN"):
 		return fmt.Errorf("the Cluster serves no slots: %w", err)
+	case cfg.tls != nil && cfg.tls.Certificates == nil && cutOff(err):
+		return fmt.Errorf("the server broke the connection off after TLS was set up; it may require a client certificate (parameters cert and key): %w", err)
 	}
 	return err
+}
+
+// cutOff reports whether the server closed the connection.
+func cutOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 const (
