@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"time"
 )
 
@@ -30,6 +31,7 @@ func run(args []string, out io.Writer) error {
 	length := flags.Duration("time", 400*time.Millisecond, "length of one turn of one side")
 	url := flags.String("redis", "", "`URL` of a standalone server (default: start one)")
 	file := flags.String("json", "", "`file` to write the figures to as well")
+	profile := flags.String("cpuprofile", "", "`file` to write a CPU profile of both sides to")
 	list := flags.Bool("list", false, "list the comparisons and end")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,22 +52,41 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if len(comparisons) == 0 {
+	bounds := limits(match)
+	if len(comparisons)+len(bounds) == 0 {
 		return fmt.Errorf("-run %q matches nothing; see -list", *pattern)
 	}
 	if *list {
 		for _, c := range comparisons {
 			fmt.Fprintf(out, "%s (%d goroutines)\n", c.name, c.goroutines)
 		}
+		for _, l := range bounds {
+			fmt.Fprintln(out, l.name)
+		}
 		return nil
 	}
-	fmt.Fprintf(out, "%s, GOMAXPROCS %d, %s, %d rounds of %v each side\n\n%s", runtime.Version(), runtime.GOMAXPROCS(0), env.server, *rounds, *length, header)
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	fmt.Fprintf(out, "%s, GOMAXPROCS %d, %s, %d rounds of %v each side\n\n", runtime.Version(), runtime.GOMAXPROCS(0), env.server, *rounds, *length)
+	if len(comparisons) > 0 {
+		fmt.Fprint(out, header)
+	}
 	var results []result
 	for _, c := range comparisons {
 		r := compare(&c, *rounds, *length)
 		row(out, r)
 		results = append(results, r)
 	}
+	printLimits(out, env, bounds)
 	if *file == "" {
 		return nil
 	}

@@ -28,6 +28,7 @@ func (b *budget) context() context.Context {
 		return t.ctx
 	}
 	t := &tick{ctx: driver.UntilDeadline(time.Now().Add(b.timeout + b.grain))}
+	t.ctx.Done() // many will ask: let one timer answer, not each his own look at the clock
 	b.current.Store(t)
 	// Whoever raced us and stored another tick has one as fresh as ours; each timer removes its own only.
 	time.AfterFunc(b.grain, func() { b.current.CompareAndSwap(t, nil) })

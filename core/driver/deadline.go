@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,6 +12,7 @@ type deadlineContext struct {
 	context.Context
 	deadline time.Time
 	once     sync.Once
+	armed    atomic.Bool // a timer closes done
 	done     chan struct{}
 }
 
@@ -34,20 +36,23 @@ func (c *deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true
 
 // Done implements context.Context.
 func (c *deadlineContext) Done() <-chan struct{} {
-	c.once.Do(func() {
-		time.AfterFunc(time.Until(c.deadline), func() { close(c.done) })
-	})
+	if !c.armed.Load() {
+		c.once.Do(func() {
+			time.AfterFunc(time.Until(c.deadline), func() { close(c.done) })
+			c.armed.Store(true)
+		})
+	}
 	return c.done
 }
 
-// Err implements context.Context.
+// Err implements context.Context. It reads the clock only if no timer does.
 func (c *deadlineContext) Err() error {
 	select {
 	case <-c.done:
 		return context.DeadlineExceeded
 	default:
 	}
-	if !time.Now().Before(c.deadline) {
+	if !c.armed.Load() && !time.Now().Before(c.deadline) {
 		return context.DeadlineExceeded
 	}
 	return nil

@@ -86,7 +86,9 @@ func transaction(t tester, e *env) {
 	ctx := e.ctx(t)
 	must(t, conn.Do(ctx, cmd("SET", key, "1")))
 	must(t, conn.Do(ctx, cmd("WATCH", key)))
-	rs := conn.DoMulti(ctx, []driver.Cmd{{Args: []string{"MULTI"}}, cmd("INCR", key), cmd("LPUSH", key, "x"), cmd("GET", key), {Args: []string{"EXEC"}}})
+	rs := conn.DoMulti(ctx, []driver.Cmd{
+		cmd("MULTI"), cmd("INCR", key), cmd("LPUSH", key, "x"), cmd("GET", key), cmd("EXEC"),
+	})
 	list, err := rs[4].List()
 	if err != nil || len(list) != 3 {
 		t.Fatalf("EXEC: %s, %v", short(rs[4]), err)

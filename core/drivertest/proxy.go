@@ -23,13 +23,13 @@ type proxy struct {
 	guide  *Scripted // the Sentinel that names the front, if the topology is one
 
 	requests, replies gate
-	stalled           gate // holds replies to one command only
+	stalled           gate // holds replies to some commands only
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced whenever a request is seen or a link comes or goes
 	seen    []request
 	faults  []fault
-	slow    string // the command whose replies wait at stalled
+	slow    []string // the commands whose replies wait at stalled
 	links   map[*link]struct{}
 	next    int
 	wg      sync.WaitGroup
@@ -185,11 +185,11 @@ func (p *proxy) open() int {
 // hold keeps traffic back in both directions until release, as a network that has gone silent does.
 func (p *proxy) hold() { p.requests.shut(); p.replies.shut() }
 
-// stall keeps back the replies to one command, and what follows them on the same connection, until release. New
+// stall keeps back the replies to some commands, and what follows them on the same connection, until release. New
 // connections can be made meanwhile.
-func (p *proxy) stall(name string) {
+func (p *proxy) stall(names ...string) {
 	p.mu.Lock()
-	p.slow = name
+	p.slow = names
 	p.mu.Unlock()
 	p.stalled.shut()
 }
@@ -200,7 +200,7 @@ func (p *proxy) release() { p.requests.open(); p.replies.open(); p.stalled.open(
 // through waits until the reply to a command may pass.
 func (p *proxy) through(l *link, name string) bool {
 	p.mu.Lock()
-	slow := p.slow != "" && p.slow == name
+	slow := slices.Contains(p.slow, name)
 	p.mu.Unlock()
 	return p.replies.pass(l.done) && (!slow || p.stalled.pass(l.done))
 }

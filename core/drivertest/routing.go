@@ -90,7 +90,9 @@ func routeAnywhere(t tester, e *env) {
 		}
 		wantText(t, "ROLE", role[0], "master")
 	}
-	rs := d.DoMulti(e.ctx(t), []driver.Cmd{{Args: []string{"PING"}}, cmd("SET", e.key("k"), "v"), {Args: []string{"ECHO", "x"}}, cmd("GET", e.keyElsewhere(0))})
+	rs := d.DoMulti(e.ctx(t), []driver.Cmd{
+		cmd("PING"), cmd("SET", e.key("k"), "v"), {Args: []string{"ECHO", "x"}}, cmd("GET", e.keyElsewhere(0)),
+	})
 	wantText(t, "PING in a pipeline", rs[0], "PONG")
 	wantText(t, "SET in a pipeline", rs[1], "OK")
 	wantText(t, "ECHO in a pipeline", rs[2], "x")

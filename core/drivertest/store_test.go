@@ -28,7 +28,10 @@ type waiter struct {
 
 // startStore runs a store until the test ends.
 func startStore(t TB) (*store, *Scripted) {
-	s := &store{values: map[string]string{}, scripts: map[string]bool{}, subs: map[*Peer][]string{}, lists: map[string][]string{}, quit: make(chan struct{})}
+	s := &store{
+		values: map[string]string{}, scripts: map[string]bool{}, subs: map[*Peer][]string{},
+		lists: map[string][]string{}, quit: make(chan struct{}),
+	}
 	server := NewScripted(t, s.handle)
 	t.Cleanup(func() { close(s.quit) })
 	return s, server

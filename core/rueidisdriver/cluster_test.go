@@ -80,7 +80,6 @@ func (c *cluster) settle(t *testing.T, n int) {
 }
 
 func (c *cluster) url() string {
-	for _, n := range c.nodes { println("NODE", n.addr) }
 	return "redis-cluster://" + c.nodes[0].addr + "," + c.nodes[1].addr + "," + c.nodes[2].addr
 }
 

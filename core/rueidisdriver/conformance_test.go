@@ -12,29 +12,55 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	s := startServer(t)
-	drivertest.Run(t, drivertest.Config{
-		Open: func(ctx context.Context, url string) (driver.Driver, error) { return Open(ctx, url) },
-		Wrapped: func(_ context.Context, url string) (driver.Driver, error) {
-			e, err := core.ParseURL(url)
-			if err != nil {
-				return nil, err
-			}
-			client, err := rueidis.NewClient(rueidis.ClientOption{
-				InitAddress: e.Addrs, Username: e.Username, Password: e.Password, SelectDB: e.DB,
-				ForceSingleClient: true, DisableCache: true,
-			})
-			if err != nil {
-				return nil, err
-			}
-			return New(client)
-		},
-		URL:      s.url(),
-		Features: drivertest.Features{AllowFlush: true},
-		Process: drivertest.Process{
+	config := func(url string) drivertest.Config {
+		return drivertest.Config{
+			Open:     func(ctx context.Context, url string) (driver.Driver, error) { return Open(ctx, url) },
+			Wrapped:  wrapped,
+			URL:      url,
+			Features: drivertest.Features{AllowFlush: true},
+		}
+	}
+	t.Run("standalone", func(t *testing.T) {
+		s := startServer(t)
+		c := config(s.url())
+		c.Process = drivertest.Process{
 			Pause:   func() { s.signal(syscall.SIGSTOP) },
 			Resume:  func() { s.signal(syscall.SIGCONT) },
 			Restart: func() { s.kill(); s.start() },
-		},
+		}
+		drivertest.Run(t, c)
 	})
+	t.Run("RESP2", func(t *testing.T) {
+		c := config(startServer(t).url() + "?protocol=2")
+		c.Wrapped = nil // A client that only speaks RESP2 cannot track; see TestTrackingWithRESP2ClientIsAnError.
+		drivertest.Run(t, c)
+	})
+	if testing.Short() {
+		t.Log("SKIPPED: Sentinel and Cluster, because of -short")
+		return
+	}
+	t.Run("sentinel", func(t *testing.T) {
+		drivertest.Run(t, config("redis-sentinel://"+startSentinel(t, startServer(t).port)+"/main"))
+	})
+	t.Run("cluster", func(t *testing.T) {
+		drivertest.Run(t, config(startCluster(t, 0).url()))
+	})
+}
+
+// wrapped makes a driver of a client with the library's default options.
+func wrapped(_ context.Context, url string) (driver.Driver, error) {
+	e, err := core.ParseURL(url)
+	if err != nil {
+		return nil, err
+	}
+	o := rueidis.ClientOption{InitAddress: e.Addrs, Username: e.Username, Password: e.Password, SelectDB: e.DB, TLSConfig: e.TLS}
+	o.ForceSingleClient = e.Topology == driver.Standalone
+	o.Sentinel.MasterSet = e.MasterName
+	// The client cache needs CLIENT TRACKING, which the suite's scripted servers lack.
+	o.DisableCache = true
+	client, err := rueidis.NewClient(o)
+	if err != nil {
+		return nil, err
+	}
+	return New(client)
 }

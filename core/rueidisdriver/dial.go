@@ -156,6 +156,9 @@ func (c *dialled) explain(err error) error {
 		return &dialError{ctxErr}
 	}
 	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
+		if ctxErr := ended(c.ctx); ctxErr != nil {
+			return &dialError{ctxErr}
+		}
 		return &dialError{&timeoutError{"no answer to the greeting from " + c.RemoteAddr().String() + " in time"}}
 	}
 	return &dialError{err}

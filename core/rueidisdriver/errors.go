@@ -1,7 +1,6 @@
 package rueidisdriver
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,16 +36,19 @@ func (e *dialError) Temporary() bool { return false }
 // failure classifies an error that came instead of a reply, for the caller whose ctx this is.
 func failure(ctx context.Context, err error) error {
 	ctxErr := ctx.Err()
+	if isContext(err) {
+		ctxErr = ended(ctx)
+	}
 	_, dialling := errors.AsType[*dialError](err)
 	switch {
-	case isContext(err) && ctxErr == nil && !nearDeadline(ctx, err):
+	case isContext(err) && ctxErr == nil:
 		// The client keeps a context error only in connections that broke while dialing, or while a single command used
 		// them unpipelined. Nothing else had been written to them.
 		return driver.NotSent(errForeign)
 	case isContext(err) && dialling:
-		return driver.NotSent(cmp.Or(ctxErr, context.DeadlineExceeded))
+		return driver.NotSent(ctxErr)
 	case isContext(err):
-		return driver.Unknown(cmp.Or(ctxErr, context.DeadlineExceeded))
+		return driver.Unknown(ctxErr)
 	case notSent(err):
 		if ctxErr != nil {
 			return driver.NotSent(fmt.Errorf("%w while connecting: %w", ctxErr, plain(err)))
@@ -58,10 +60,13 @@ func failure(ctx context.Context, err error) error {
 	return driver.Unknown(plain(err))
 }
 
-// nearDeadline reports whether ctx is as good as over: the clocks that end a connection and a context are not the same.
-func nearDeadline(ctx context.Context, err error) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && errors.Is(err, context.DeadlineExceeded) && time.Until(deadline) <= clockSlack
+// ended returns ctx.Err() after a timeout that may be that of ctx. The clock of a connection can be early; whoever is told
+// of a deadline is to find its context over when it looks.
+func ended(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= clockSlack {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 func isContext(err error) bool {

@@ -76,9 +76,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription) error {
 	s.Channels = slices.Compact(slices.Sorted(slices.Values(s.Channels)))
 	var delay backoff
 	for {
-		t0 := time.Now()
 		err := d.subscribeOnce(ctx, s, &delay)
-		println("SUB", s.Channels[0], t0.Format("05.000"), time.Now().Format("05.000"), err.Error())
 		if err := d.ended(ctx); err != nil {
 			return err
 		}
@@ -139,7 +137,6 @@ func (d *Driver) subscribeOnce(ctx context.Context, s driver.Subscription, delay
 		return err
 	}
 	defer c.discard()
-	println("CONN", s.Channels[0], time.Now().Format("05.000"), c.at.name, c.at.pin, c.id)
 	events := make(chan event, backlog)
 	push := func(e event) {
 		select {
