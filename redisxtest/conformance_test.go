@@ -2,6 +2,10 @@ package redisxtest
 
 import (
 	"context"
+	"flag"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -46,6 +50,40 @@ var wrappers = map[string]func(ctx context.Context, url string) (driver.Driver, 
 	},
 }
 
+var together = flag.Bool("together", false, "run the conformance suites in this process, one after the other")
+
+const envApart = "REDISXTEST_APART"
+
+// apart runs a test in a process of its own, beside others: the suite mostly waits, and its cases that count goroutines
+// bear no company. Use -together to debug one.
+func apart(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	if *together || os.Getenv(envApart) == t.Name() {
+		run(t)
+		return
+	}
+	t.Parallel()
+	pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+pattern, "-test.timeout=8m", "-test.v="+verbose())
+	cmd.Env = append(os.Environ(), envApart+"="+t.Name())
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err != nil:
+		t.Errorf("%v\n%s", err, out)
+	case strings.Contains(string(out), "[no tests to run]"):
+		t.Errorf("nothing ran:\n%s", out)
+	case testing.Verbose():
+		t.Logf("%s", out)
+	}
+}
+
+func verbose() string {
+	if testing.Verbose() {
+		return "true"
+	}
+	return "false"
+}
+
 // conform runs the suite of package drivertest on both drivers.
 func conform(t *testing.T, cfg drivertest.Config) {
 	t.Helper()
@@ -70,7 +108,9 @@ func owned(s *Server) drivertest.Process {
 	return drivertest.Process{Pause: s.Pause, Resume: s.Resume, Restart: s.Restart, FlushScripts: s.FlushScripts}
 }
 
-func TestConformanceOnTheFake(t *testing.T) {
+func TestConformanceOnTheFake(t *testing.T) { apart(t, conformFake) }
+
+func conformFake(t *testing.T) {
 	f := NewFake(t)
 	conform(t, drivertest.Config{
 		URL:      f.URL(),
@@ -87,25 +127,47 @@ func TestConformanceOnTheFake(t *testing.T) {
 }
 
 func TestConformanceOnAServer(t *testing.T) {
-	s := StartServer(t, Config("enable-debug-command", "local"))
+	StartServer(t) // skips where there is none
+	apart(t, conformServer)
+}
+
+func conformServer(t *testing.T) {
+	s := StartServer(t)
+	if os.Getenv(EnvURL) != "" {
+		conform(t, drivertest.Config{URL: s.URL()})
+		return
+	}
 	conform(t, drivertest.Config{URL: s.URL(), Features: drivertest.Features{AllowFlush: true}, Process: owned(s)})
 }
 
 func TestConformanceOnACluster(t *testing.T) {
-	c := StartCluster(t, 3, 0)
-	conform(t, drivertest.Config{URL: c.URL(), Features: drivertest.Features{AllowFlush: true}})
+	long(t)
+	apart(t, func(t *testing.T) {
+		c := StartCluster(t, 3, 0)
+		conform(t, drivertest.Config{URL: c.URL(), Features: drivertest.Features{AllowFlush: true}})
+	})
 }
 
 func TestConformanceOnSentinel(t *testing.T) {
-	s := StartSentinel(t, 1)
-	conform(t, drivertest.Config{URL: s.URL(), Features: drivertest.Features{AllowFlush: true}})
+	long(t)
+	apart(t, func(t *testing.T) {
+		s := StartSentinel(t, 1)
+		conform(t, drivertest.Config{URL: s.URL(), Features: drivertest.Features{AllowFlush: true}})
+	})
+}
+
+// long leaves a suite out of -short, and of machines without a server: child processes cannot pass a skip on.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("redisxtest: the whole suite once more; not with -short")
+	}
+	StartServer(t)
 }
 
 // The same promises hold however the connection is made.
 func TestConformanceOnOtherConnections(t *testing.T) {
-	if testing.Short() {
-		t.Skip("redisxtest: five times the whole suite; not with -short")
-	}
+	long(t)
 	for _, c := range []struct {
 		name string
 		opts []Option
@@ -118,13 +180,15 @@ func TestConformanceOnOtherConnections(t *testing.T) {
 		{"RESP2 on the fake", nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.url == nil {
-				conform(t, drivertest.Config{URL: NewFake(t).URL("protocol=2"), Wrapped: noWrapped,
-					Features: drivertest.Features{Fake: true, AllowFlush: true}})
-				return
-			}
-			s := StartServer(t, c.opts...)
-			conform(t, drivertest.Config{URL: c.url(s), Wrapped: noWrapped, Features: drivertest.Features{AllowFlush: true}, Process: owned(s)})
+			apart(t, func(t *testing.T) {
+				if c.url == nil {
+					conform(t, drivertest.Config{URL: NewFake(t).URL("protocol=2"), Wrapped: noWrapped,
+						Features: drivertest.Features{Fake: true, AllowFlush: true}})
+					return
+				}
+				s := StartServer(t, c.opts...)
+				conform(t, drivertest.Config{URL: c.url(s), Wrapped: noWrapped, Features: drivertest.Features{AllowFlush: true}, Process: owned(s)})
+			})
 		})
 	}
 }

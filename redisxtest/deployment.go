@@ -25,6 +25,9 @@ func newDeployment(t testing.TB, what string, opts []Option) (*deployment, confi
 	if cfg.unix {
 		cfg.faults = append(cfg.faults, fmt.Errorf("option UnixSocket: the nodes of a %s talk over TCP", what))
 	}
+	if cfg.tls && what == "sentinel" {
+		cfg.faults = append(cfg.faults, errors.New("option TLS: StartSentinel does not take it"))
+	}
 	if err := cfg.serverFaults(); err != nil {
 		t.Fatalf("redisxtest: %v", err)
 	}

@@ -32,9 +32,6 @@ func StartSentinel(t testing.TB, replicas int, opts ...Option) *Sentinel {
 		t.Fatalf("redisxtest: %d replicas; want 1 to 20", replicas)
 	}
 	d, cfg := newDeployment(t, "sentinel", opts)
-	if cfg.tls {
-		t.Fatal("redisxtest: StartSentinel does not take the option TLS")
-	}
 	cfg.settings = append([][]string{{"repl-diskless-sync-delay", "0"}}, cfg.settings...)
 	s := &Sentinel{deployment: d, cfg: cfg}
 	s.data = d.start(1+replicas, cfg, false)

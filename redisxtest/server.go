@@ -1,13 +1,10 @@
 package redisxtest
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-redisx/redisx/core"
 	"github.com/go-redisx/redisx/core/driver"
@@ -25,19 +22,6 @@ type Server struct {
 	instance *instance
 	given    string // REDISX_TEST_URL
 	shared   bool
-}
-
-// instance is a server of our own over all its restarts.
-type instance struct {
-	exe      Executable
-	dir      string // configuration, log, certificates, socket, data
-	port     int
-	cfg      config
-	sentinel bool
-	fresh    bool // being started for the first time, perhaps on another port
-
-	mu      sync.Mutex
-	process *process // nil while stopped
 }
 
 // StartServer starts a server with an empty data set and no persistence, and stops it when the test ends. If the test
@@ -317,131 +301,4 @@ func withParams(url string, params []string) string {
 		url += sep + p
 	}
 	return url
-}
-
-// newInstance makes the directory of a server.
-func newInstance(exe Executable, cfg config) (*instance, error) {
-	// Not t.TempDir: the path of a socket has room for 100 bytes.
-	dir, err := os.MkdirTemp("", "redisxtest")
-	if err != nil {
-		return nil, err
-	}
-	in := &instance{exe: exe, dir: dir, cfg: cfg}
-	if cfg.tls {
-		if err := provideCertificates(dir, cfg.certFrom); err != nil {
-			in.remove()
-			return nil, fmt.Errorf("certificates: %w", err)
-		}
-	}
-	return in, nil
-}
-
-func (in *instance) file(name string) string { return filepath.Join(in.dir, name) }
-
-func (in *instance) url(user, password string, params []string) string {
-	at := userinfo(user, password)
-	switch {
-	case in.cfg.unix:
-		return withParams("unix://"+at+in.file("s"), params)
-	case in.cfg.tls:
-		return withParams("rediss://"+at+loopback(in.port)+"?ca="+in.file("ca.pem"), params)
-	}
-	return withParams("redis://"+at+loopback(in.port), params)
-}
-
-func (in *instance) target() target {
-	g := target{network: "tcp", addr: loopback(in.port), password: in.cfg.password}
-	if in.cfg.tls {
-		g.tls = trust(in.file("ca.pem"))
-	}
-	return g
-}
-
-// startAnywhere starts the server on the first port that turns out to be free.
-func (in *instance) startAnywhere() error {
-	var err error
-	for range 20 {
-		in.port = randomPort(in.cfg.cluster)
-		in.fresh = true
-		err = in.start()
-		in.fresh = false
-		if err == nil || !strings.Contains(in.log(), "Address already in use") {
-			return err
-		}
-		_ = os.Remove(in.file("log"))
-	}
-	return err
-}
-
-// startTimeout bounds the start of a server, which takes about 10 ms on an idle machine.
-const startTimeout = 20 * time.Second
-
-// start starts the server on its port and returns once it answers.
-func (in *instance) start() error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	args := []string{in.exe.Path, in.file("redis.conf")}
-	// A Sentinel keeps what it learns in its configuration file.
-	if _, err := os.Stat(args[1]); err != nil || !in.sentinel || in.fresh {
-		if err := os.WriteFile(args[1], []byte(in.configuration()), 0o600); err != nil {
-			return err
-		}
-	}
-	if in.sentinel {
-		args = append(args, "--sentinel")
-	}
-	p, err := startProcess(in.dir, args)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", in.exe.Path, err)
-	}
-	in.process = p
-	var answer error
-	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
-		if !p.running() {
-			break
-		}
-		// Another server may have the port: only the answer of our own process counts, once it has loaded its data.
-		replies := in.target().doAll([]string{"INFO", "server"}, []string{"PING"})
-		info, err := replies[0].Text()
-		if err == nil {
-			err = replies[1].Err()
-		}
-		if err == nil && driver.ParseInfo(info)["process_id"] == fmt.Sprint(p.pid) {
-			return nil
-		}
-		answer = err
-		time.Sleep(time.Millisecond)
-	}
-	p.kill()
-	in.process = nil
-	return fmt.Errorf("%s on port %d did not start (last answer: %v); its log:\n%s", in.exe, in.port, answer, in.log())
-}
-
-func (in *instance) running() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.process != nil && in.process.running()
-}
-
-func (in *instance) stop() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.process != nil {
-		in.process.kill()
-		in.process = nil
-	}
-}
-
-func (in *instance) remove() {
-	in.stop()
-	_ = os.RemoveAll(in.dir)
-}
-
-// log is the end of the server's log.
-func (in *instance) log() string {
-	b, err := os.ReadFile(in.file("log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-16<<10):])
 }

@@ -228,7 +228,7 @@ func (d *Driver) Caps(ctx context.Context) (driver.Caps, error) {
 		near := d.anywhere()
 		got, err := driver.Probe(ctx, func(ctx context.Context, cmd driver.Cmd) driver.Reply {
 			cmd.Near = near
-			return d.Do(ctx, cmd)
+			return d.inquire(ctx, cmd)
 		})
 		if err != nil {
 			return driver.Caps{}, err

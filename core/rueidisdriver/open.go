@@ -81,7 +81,7 @@ func (d *Driver) verify(ctx context.Context, e *core.Endpoint) error {
 	if d.topology != e.Topology {
 		return errNoCluster
 	}
-	r := d.Do(ctx, driver.Cmd{Args: []string{"PING"}, Mode: driver.ReadOnly})
+	r := d.inquire(ctx, driver.Cmd{Args: []string{"PING"}, Mode: driver.ReadOnly})
 	if e, ok := errors.AsType[*driver.ServerError](r.Err()); ok && e.Code() == "NOPERM" {
 		r = driver.NilReply() // The server let us in; what this user may do is not ours to judge.
 	}
@@ -90,13 +90,35 @@ func (d *Driver) verify(ctx context.Context, e *core.Endpoint) error {
 	}
 	if e.Topology == driver.Cluster {
 		// Some servers answer CLUSTER SLOTS without being a Cluster. Those that can tell, tell here.
-		info := d.Do(ctx, driver.Cmd{Args: []string{"INFO", "cluster"}, Mode: driver.ReadOnly})
+		info := d.inquire(ctx, driver.Cmd{Args: []string{"INFO", "cluster"}, Mode: driver.ReadOnly})
 		if text, err := info.Text(); err == nil && driver.ParseInfo(text)["cluster_enabled"] == "0" {
 			return errNoCluster
 		}
 	}
 	return nil
 }
+
+// inquire sends a command on a context that cannot be cancelled, and waits for it or ctx. A cancellable one would move the
+// connection to the client's background goroutines for good, which costs a program that sends one command at a time.
+func (d *Driver) inquire(ctx context.Context, cmd driver.Cmd) driver.Reply {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(openTimeout)
+	}
+	done := make(chan driver.Reply, 1)
+	if !d.run(func() { done <- d.Do(driver.UntilDeadline(deadline), cmd) }) {
+		return driver.ErrReply(driver.ErrClosed)
+	}
+	select {
+	case r := <-done:
+		return r
+	case <-ctx.Done():
+		return driver.ErrReply(driver.Unknown(ctx.Err()))
+	}
+}
+
+// openTimeout bounds the questions of Open when its ctx does not.
+const openTimeout = 10 * time.Second
 
 // dialClient makes a client. NewClient knows no ctx, so it runs on a goroutine; when ctx ends its connections are closed,
 // which ends it.
