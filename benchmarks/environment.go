@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/rueidis"
 
 	"github.com/go-redisx/redisx/core"
@@ -31,6 +32,16 @@ func newEnvironment(url string, dry bool) (env *environment, err error) {
 	env = &environment{url: url, dry: dry, tb: &standIn{}}
 	if dry {
 		return env, nil
+	}
+	logging.Disable() // go-redis tells of every failed dial on standard error, and some servers here are meant to fail
+	if url != "" {
+		endpoint, err := core.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		if endpoint.Topology != driver.Standalone || endpoint.Network != "tcp" || endpoint.TLS != nil {
+			return nil, fmt.Errorf("-redis: want a standalone server over plain TCP; %s", endpoint)
+		}
 	}
 	defer func() {
 		if r := recover(); r != nil {
@@ -69,8 +80,11 @@ func (e *environment) close() {
 	e.tb.end()
 }
 
-// fill sets the keys that reads read.
+// fill sets the keys that reads read, and loads the script.
 func (e *environment) fill(d driver.Driver) error {
+	if err := d.Do(context.Background(), driver.Cmd{Args: []string{"SCRIPT", "LOAD", script.Source()}}).Err(); err != nil {
+		return err
+	}
 	for i := range keyCount {
 		if err := d.Do(context.Background(), driver.Cmd{Args: []string{"SET", keys[i], value}, Keys: driver.Key(1)}).Err(); err != nil {
 			return err
@@ -112,9 +126,6 @@ func (e *environment) clients() (c clients, err error) {
 	endpoint, err := core.ParseURL(e.url)
 	if err != nil {
 		return c, err
-	}
-	if endpoint.Topology != driver.Standalone || endpoint.Network != "tcp" || endpoint.TLS != nil {
-		return c, fmt.Errorf("want a standalone server over plain TCP; %s", endpoint)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -31,24 +31,8 @@ func (s *server) process() drivertest.Process {
 	}
 }
 
-func TestConformanceStandalone(t *testing.T) {
+// The other topologies and connections are in redisxtest, which runs the suite on both drivers.
+func TestConformance(t *testing.T) {
 	s := startServer(t)
 	drivertest.Run(t, conformance("redis://"+s.addr, s.process()))
-}
-
-func TestConformanceRESP2(t *testing.T) {
-	s := startServer(t)
-	cfg := conformance("redis://"+s.addr+"/3?protocol=2", s.process())
-	cfg.Wrapped = nil // New over RESP3 says enough
-	drivertest.Run(t, cfg)
-}
-
-func TestConformanceCluster(t *testing.T) {
-	c := startCluster(t)
-	drivertest.Run(t, conformance(c.url(), drivertest.Process{}))
-}
-
-func TestConformanceSentinel(t *testing.T) {
-	s := startSentinels(t)
-	drivertest.Run(t, conformance(s.url(), drivertest.Process{}))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
+// The other topologies and connections are in redisxtest, which runs the suite on both drivers.
 func TestConformance(t *testing.T) {
 	config := func(url string) drivertest.Config {
 		return drivertest.Config{
@@ -34,16 +35,6 @@ func TestConformance(t *testing.T) {
 		c := config(startServer(t).url() + "?protocol=2")
 		c.Wrapped = nil // A client that only speaks RESP2 cannot track; see TestTrackingWithRESP2ClientIsAnError.
 		drivertest.Run(t, c)
-	})
-	if testing.Short() {
-		t.Log("SKIPPED: Sentinel and Cluster, because of -short")
-		return
-	}
-	t.Run("sentinel", func(t *testing.T) {
-		drivertest.Run(t, config("redis-sentinel://"+startSentinel(t, startServer(t).port)+"/main"))
-	})
-	t.Run("cluster", func(t *testing.T) {
-		drivertest.Run(t, config(startCluster(t, 0).url()))
 	})
 }
 
