@@ -109,7 +109,8 @@ func (d *Driver) open(ctx context.Context, at node) (*conn, error) {
 				c.id = ""
 			}
 		}
-		if !state.CompareAndSwap(waiting, taken) || err != nil {
+		broken := err != nil // from the swap on, err is the caller's
+		if !state.CompareAndSwap(waiting, taken) || broken {
 			c.wire.Close()
 		}
 	}
