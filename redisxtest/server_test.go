@@ -178,6 +178,7 @@ func TestSkipsAreLoudAndFailWhereRequired(t *testing.T) {
 func TestGivenServer(t *testing.T) {
 	own := StartServer(t, Password("secret"))
 	t.Setenv(EnvURL, own.URL())
+	t.Setenv(EnvRequire, "")
 	s := StartServer(t)
 	require.NoError(t, s.Do("SET", "k", "v").Err())
 	require.Equal(t, "v", text(t, own.Do("GET", "k")))
