@@ -278,8 +278,8 @@ func (e *env) raceEntries(t tester, next func() doer) {
 func takesNothingLater(t tester, e *env) {
 	p := e.proxy(t)
 	d := p.driver(t)
-	key := e.key("l")
 	for i := range 5 {
+		key := e.key("l" + strconv.Itoa(i)) // one whose outcome is unknown may still wait for its own
 		ctx, cancel := context.WithCancel(context.Background())
 		errs := make(chan error, 1)
 		go func() { errs <- d.Do(ctx, blocking(cmd("BLPOP", key, "60"))).Err() }()
