@@ -110,6 +110,8 @@ func Classify(err error) Class {
 		return ClassServer
 	}
 	switch {
+	case errors.Is(err, driver.ErrInvalid):
+		return ClassOther
 	case errors.Is(err, ErrClosed):
 		return ClassClosed
 	case errors.Is(err, context.Canceled):

@@ -45,6 +45,10 @@ func TestErrorsAreClassified(t *testing.T) {
 		{server("WRONGTYPE x"), ClassServer, false, nil},
 		{server("unknown command"), ClassServer, false, nil},
 		{driver.ErrNil, ClassOther, false, nil},
+		{driver.NotSent(driver.Cmd{}.Check()), ClassOther, false, driver.ErrInvalid},
+		{driver.Cmd{Args: []string{"psubscribe", "x"}}.Check(), ClassOther, false, driver.ErrInvalid},
+		{driver.Cmd{Args: []string{"CLIENT", "reply", "OFF"}}.Check(), ClassOther, false, driver.ErrInvalid},
+		{driver.Cmd{Args: []string{"GET", "k"}, Keys: driver.Key(2)}.Check(), ClassOther, false, driver.ErrInvalid},
 		{ErrBreakerOpen, ClassBreakerOpen, true, ErrNotSent},
 	} {
 		err := classifiedErr(c.err, "GET")

@@ -1,25 +1,54 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
 
-// Check returns an error if the command cannot be sent: it has no name, or its key positions lie outside its arguments.
-// Drivers call it before sending.
+// ErrInvalid marks a command that no server could run, or that would harm others on its connection. It is a mistake of the
+// caller and says nothing of the server.
+var ErrInvalid = errors.New("redisx: invalid command")
+
+// Check returns an error, an [ErrInvalid], if the command cannot be sent: it has no name, its key positions lie outside its
+// arguments, or it [TakesOver] a connection. Drivers call it before sending.
 func (c Cmd) Check() error {
 	if len(c.Args) == 0 || c.Args[0] == "" {
-		return fmt.Errorf("redisx: command without a name")
+		return fmt.Errorf("%w: no name", ErrInvalid)
+	}
+	if TakesOver(c.Args) {
+		return fmt.Errorf("%w: %s takes its connection over; use driver.Subscriber, or a client of your own", ErrInvalid, c.Name())
 	}
 	k := c.Keys
 	if k == (Keys{}) {
 		return nil
 	}
 	if k.First < 1 || k.Count < 1 || k.Step < 1 || k.First+(k.Count-1)*k.Step >= len(c.Args) {
-		return fmt.Errorf("redisx: %s: keys at First %d, Count %d, Step %d lie outside its %d arguments (First, Count and Step start at 1; see driver.Key and driver.KeyRange)",
-			c.Name(), k.First, k.Count, k.Step, len(c.Args))
+		return fmt.Errorf("%w: %s: keys at First %d, Count %d, Step %d lie outside its %d arguments (First, Count and Step start at 1; see driver.Key and driver.KeyRange)",
+			ErrInvalid, c.Name(), k.First, k.Count, k.Step, len(c.Args))
 	}
 	return nil
+}
+
+// TakesOver reports whether a command changes what its connection speaks, or ends it: SUBSCRIBE and its relatives, MONITOR,
+// SYNC, PSYNC, RESET, QUIT and CLIENT REPLY. Sent among others it would break all of them.
+func TakesOver(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	switch name := args[0]; len(name) {
+	case 4:
+		return strings.EqualFold(name, "QUIT") || strings.EqualFold(name, "SYNC")
+	case 5:
+		return strings.EqualFold(name, "RESET") || strings.EqualFold(name, "PSYNC")
+	case 6:
+		return strings.EqualFold(name, "CLIENT") && len(args) > 1 && strings.EqualFold(args[1], "REPLY")
+	case 7:
+		return strings.EqualFold(name, "MONITOR")
+	case 9, 10, 11, 12:
+		return strings.EqualFold(name[len(name)-9:], "SUBSCRIBE")
+	}
+	return false
 }
 
 // Name returns the command's name in upper case, such as "GET".

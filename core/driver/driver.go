@@ -32,7 +32,8 @@
 //
 // Failures. Transport errors are an [*OpError] that says whether the outcome is unknown. After the server comes back the
 // driver recovers by itself. After Close every call fails with [ErrClosed], and Close waits for what the driver started.
-// No error contains a password. Invalid commands (no name, key positions out of range) are an error, never a panic.
+// No error contains a password. Invalid commands (no name, key positions out of range, SUBSCRIBE and others that take their
+// connection over) are an [ErrInvalid], never a panic.
 //
 // The same holds on standalone, Sentinel and Cluster, RESP2 and RESP3, TLS, ACL users and Unix sockets.
 package driver

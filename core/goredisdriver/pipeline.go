@@ -2,7 +2,7 @@ package goredisdriver
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -10,7 +10,7 @@ import (
 	"github.com/go-redisx/redisx/core/driver"
 )
 
-var errManyNodes = errors.New("redisx: a list with a blocking command must belong to one node")
+var errManyNodes = fmt.Errorf("%w: a list with a blocking command must belong to one node", driver.ErrInvalid)
 
 // DoMulti implements [driver.Driver].
 func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply {

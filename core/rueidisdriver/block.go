@@ -3,6 +3,7 @@ package rueidisdriver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (d *Driver) oneNode(cmds []driver.Cmd) (key string, err error) {
 		case d.topology != driver.Cluster, driver.Slot(key) == driver.Slot(route):
 		default:
 			if a, b := d.slots.node(key), d.slots.node(route); a == "" || a != b {
-				return "", errors.New("redisx: a list with a Blocking command must belong to one node; its keys are in different slots")
+				return "", fmt.Errorf("%w: a list with a blocking command must belong to one node; its keys are in different slots", driver.ErrInvalid)
 			}
 		}
 	}

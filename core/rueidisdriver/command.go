@@ -1,10 +1,6 @@
 package rueidisdriver
 
 import (
-	"errors"
-	"fmt"
-	"strings"
-
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/redis/rueidis"
 )
@@ -51,11 +47,8 @@ func (d *Driver) check(cmd *driver.Cmd) error {
 			return err
 		}
 	}
-	if name := cmd.Args[0]; takesOver(name) {
-		return fmt.Errorf("redisx: %s cannot be sent as a command, it takes the connection over; Subscribe and Dedicate are there for that", strings.ToUpper(name))
-	}
-	if len(cmd.Args) > 2 && len(cmd.Args[0]) == 6 && strings.EqualFold(cmd.Args[0], "CLIENT") && strings.EqualFold(cmd.Args[1], "REPLY") {
-		return errors.New("redisx: CLIENT REPLY cannot be sent as a command: replies would be missing")
+	if driver.TakesOver(cmd.Args) {
+		return cmd.Check()
 	}
 	if d.topology == driver.Cluster && cmd.Keys.Count > 1 && !cmd.SameSlot() {
 		return driver.CrossSlot().Err()
@@ -64,18 +57,3 @@ func (d *Driver) check(cmd *driver.Cmd) error {
 }
 
 var firstArg = driver.Key(1)
-
-// takesOver reports whether a command changes what its connection speaks. Sent among others it would break all of them;
-// the client panics at some.
-func takesOver(name string) bool {
-	switch len(name) {
-	case 4:
-		return strings.EqualFold(name, "QUIT") || strings.EqualFold(name, "SYNC")
-	case 5:
-		return strings.EqualFold(name, "RESET") || strings.EqualFold(name, "PSYNC")
-	case 7:
-		return strings.EqualFold(name, "MONITOR")
-	}
-	const suffix = "SUBSCRIBE"
-	return len(name) >= len(suffix) && strings.EqualFold(name[len(name)-len(suffix):], suffix)
-}
