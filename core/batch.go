@@ -76,9 +76,8 @@ func (l *lane) do(ctx, limit context.Context, cmd driver.Cmd) driver.Reply {
 	}
 	if l.enter() {
 		// The lane is free: the caller goes himself. A worker between would cost a serial caller two wake-ups per command.
-		r := l.alone(ctx, limit, cmd)
-		l.leave()
-		return r
+		defer l.leave() // also if something panics below
+		return l.alone(ctx, limit, cmd)
 	}
 	s := slots.Get().(*slot)
 	s.cmd = cmd
@@ -98,7 +97,10 @@ func (l *lane) do(ctx, limit context.Context, cmd driver.Cmd) driver.Reply {
 
 // alone is one command on the caller's goroutine.
 func (l *lane) alone(ctx, limit context.Context, cmd driver.Cmd) driver.Reply {
-	epoch, _ := l.breaker.begin()
+	epoch, ok := l.breaker.begin()
+	if !ok {
+		return l.client.refusal()
+	}
 	within, release := sooner(ctx, limit)
 	r := l.client.driver.Do(within, cmd)
 	if release != nil {
@@ -204,9 +206,6 @@ func (l *lane) dispatch(s *slot) bool {
 	if !l.client.start() {
 		if s == nil {
 			l.drain(ErrClosed)
-			l.mu.Lock()
-			l.inFlight--
-			l.mu.Unlock()
 		}
 		return false
 	}
@@ -311,7 +310,7 @@ func (l *lane) add(w *worker, s *slot, bytes int) int {
 func (l *lane) send(w *worker) {
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		l.settleAll(w, refused)
+		l.settleAll(w, l.client.refusal())
 		return
 	}
 	limit := l.client.budget0.context()
@@ -324,18 +323,21 @@ func (l *lane) send(w *worker) {
 	}
 	replies := l.client.driver.DoMulti(limit, w.cmds)
 	l.retryReads(limit, w, replies)
-	verdict := replies[0].Err()
-	for i := range replies {
-		if verdict == nil {
-			break
-		}
-		verdict = replies[i].Err()
-	}
-	l.breaker.end(epoch, verdict)
+	l.breaker.end(epoch, verdict(replies))
 	l.release(w, limit)
 	for i, s := range w.at {
 		s.settle(replies[i])
 	}
+}
+
+// verdict is what a pipeline says of its node: any answer, an error reply included, counts as life.
+func verdict(replies []driver.Reply) (err error) {
+	for i := range replies {
+		if err = replies[i].Err(); err == nil || !Classify(err).dead() {
+			return nil
+		}
+	}
+	return err
 }
 
 // release makes sure that nothing of the batch is overwritten that the driver may still read: it may, if it was called
@@ -376,11 +378,12 @@ func (l *lane) settleAll(w *worker, r driver.Reply) {
 	}
 }
 
-// drain fails everything that is queued.
+// drain fails everything that is queued, and gives the caller's place in flight back.
 func (l *lane) drain(err error) {
 	l.mu.Lock()
 	queue := l.queue
 	l.queue = nil
+	l.inFlight--
 	l.mu.Unlock()
 	for _, s := range queue {
 		if s.state.CompareAndSwap(slotQueued, slotSent) {

@@ -43,7 +43,11 @@ func (b *breaker) end(epoch uint32, err error) {
 }
 
 func (b *breaker) fail(epoch uint32, class Class) {
-	if b.client.noBreaker || class == ClassCanceled || class == ClassClosed || b.epoch.Load() != epoch {
+	switch class {
+	case ClassCanceled, ClassClosed, ClassBreakerOpen, ClassOther: // these say nothing of the server
+		return
+	}
+	if b.client.noBreaker || epoch&1 == 1 || b.epoch.Load() != epoch {
 		return
 	}
 	if !class.dead() {
@@ -57,11 +61,14 @@ func (b *breaker) fail(epoch uint32, class Class) {
 
 func (b *breaker) open(epoch uint32, why Class) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.epoch.Load() != epoch || !b.client.start() {
+	opened := b.epoch.Load() == epoch && b.client.start()
+	if opened {
+		b.epoch.Store(epoch + 1)
+	}
+	b.mu.Unlock()
+	if !opened {
 		return
 	}
-	b.epoch.Store(epoch + 1)
 	b.client.logger.Warn("redisx: circuit breaker opened", "client", b.client.name, "node", b.node, "reason", why.String())
 	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "open", Value: 1})
 	go func() {
@@ -87,7 +94,10 @@ func (b *breaker) probe() {
 		r := b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: b.near, Mode: driver.ReadOnly})
 		stop()
 		cancel()
-		if err := r.Err(); err == nil || !Classify(err).dead() && Classify(err) != ClassCanceled {
+		switch class := Classify(r.Err()); {
+		case class == ClassClosed || class == ClassCanceled:
+			return // the client is closing
+		case !class.dead():
 			b.close()
 			return
 		}
@@ -98,9 +108,9 @@ func (b *breaker) probe() {
 
 func (b *breaker) close() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.failures.Store(0)
-	b.epoch.Add(1)
+	b.epoch.Add(1) // odd to even: one probe for each opening
+	b.mu.Unlock()
 	b.client.logger.Info("redisx: circuit breaker closed", "client", b.client.name, "node", b.node)
 	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "closed", Value: 1})
 }

@@ -24,7 +24,8 @@ func newBudget(timeout time.Duration) *budget {
 
 // context returns the context for a call that begins now.
 func (b *budget) context() context.Context {
-	if t := b.current.Load(); t != nil {
+	// Its timer removes a tick that is not fresh any more; if that is late (a paused process), at least none that is over.
+	if t := b.current.Load(); t != nil && t.ctx.Err() == nil {
 		return t.ctx
 	}
 	t := &tick{ctx: driver.UntilDeadline(time.Now().Add(b.timeout + b.grain))}

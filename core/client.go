@@ -117,17 +117,16 @@ func (c *Client) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 }
 
 func (c *Client) do(ctx context.Context, cmd driver.Cmd) driver.Reply {
+	if harmful(cmd.Args) {
+		return classified(driver.ErrReply(harmfulErr(cmd.Name())), &cmd)
+	}
 	l := c.laneFor(&cmd)
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		return refused
+		return c.refusal()
 	}
 	if cmd.Mode == driver.Blocking {
-		r := c.driver.Do(ctx, cmd)
-		if ctx.Err() == nil {
-			l.breaker.end(epoch, r.Err())
-		}
-		return classified(r, &cmd)
+		return c.doBlocking(ctx, l, epoch, cmd)
 	}
 	if c.alone || c.noBatching {
 		return c.doAlone(ctx, l, epoch, cmd)
@@ -135,7 +134,31 @@ func (c *Client) do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 	return classified(l.do(ctx, c.budget.context(), cmd), &cmd)
 }
 
+func (c *Client) doBlocking(ctx context.Context, l *lane, epoch uint32, cmd driver.Cmd) driver.Reply {
+	r := c.driver.Do(ctx, cmd)
+	err := r.Err()
+	if ctx.Err() == nil {
+		l.breaker.end(epoch, err)
+	} else if err != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknownOutcome) {
+		// It waited for as long as the caller wanted, and there was nothing: no outage.
+		return driver.ErrReply(&Error{Command: commandName(&cmd), Class: ClassCanceled, Err: err})
+	}
+	return classified(r, &cmd)
+}
+
 var refused = driver.ErrReply(ErrBreakerOpen)
+
+// refusal is the reply while a breaker is open.
+func (s *clientState) refusal() driver.Reply {
+	select {
+	case <-s.closing:
+		return closedReply
+	default:
+		return refused
+	}
+}
+
+var closedReply = driver.ErrReply(&Error{Class: ClassClosed, Err: ErrClosed})
 
 // doAlone is do without batching.
 func (c *Client) doAlone(ctx context.Context, l *lane, epoch uint32, cmd driver.Cmd) driver.Reply {
@@ -207,21 +230,28 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	for i := range cmds {
 		blocking = blocking || cmds[i].Mode == driver.Blocking
 	}
+	if name := harmfulList(cmds); name != "" {
+		return repeated(len(cmds), driver.ErrReply(classifiedErr(harmfulErr(name), name)))
+	}
 	if c.router == nil || blocking {
 		return c.sendMulti(ctx, c.laneFor(&cmds[0]), cmds, blocking)
 	}
 	// Several nodes: leave out what an open breaker refuses.
 	lanes := make([]*lane, len(cmds))
+	epochs := map[*lane]uint32{}
 	open := 0
 	for i := range cmds {
 		lanes[i] = c.laneFor(&cmds[i])
-		if _, ok := lanes[i].breaker.begin(); !ok {
+		if _, seen := epochs[lanes[i]]; !seen {
+			epochs[lanes[i]], _ = lanes[i].breaker.begin()
+		}
+		if epochs[lanes[i]]&1 == 1 {
 			lanes[i] = nil
 			open++
 		}
 	}
 	if open == len(cmds) {
-		return refuseAll(len(cmds))
+		return repeated(len(cmds), c.refusal())
 	}
 	send := cmds
 	if open > 0 {
@@ -232,12 +262,6 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 			}
 		}
 	}
-	epochs := map[*lane]uint32{}
-	for _, l := range lanes {
-		if l != nil {
-			epochs[l], _ = l.breaker.begin()
-		}
-	}
 	within, release := c.budget.within(ctx)
 	got := c.driver.DoMulti(within, send)
 	release()
@@ -246,22 +270,25 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		out = make([]driver.Reply, len(cmds))
 	}
 	// One word per node to its breaker: any answer counts as life.
-	verdict := map[*lane]error{}
+	verdicts := map[*lane]error{}
 	next := 0
 	for i := range cmds {
 		if lanes[i] == nil {
-			out[i] = refused
+			out[i] = c.refusal()
 			continue
 		}
 		r := got[next]
 		next++
 		err := r.Err()
-		if old, seen := verdict[lanes[i]]; !seen || old != nil {
-			verdict[lanes[i]] = err
+		if err != nil && !Classify(err).dead() {
+			err = nil
+		}
+		if old, seen := verdicts[lanes[i]]; !seen || old != nil {
+			verdicts[lanes[i]] = err
 		}
 		out[i] = classified(r, &cmds[i])
 	}
-	for l, err := range verdict {
+	for l, err := range verdicts {
 		c.record(ctx, l, epochs[l], err)
 	}
 	return out
@@ -271,7 +298,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 func (c *Client) sendMulti(ctx context.Context, l *lane, cmds []driver.Cmd, blocking bool) []driver.Reply {
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		return refuseAll(len(cmds))
+		return repeated(len(cmds), c.refusal())
 	}
 	within, release := ctx, context.CancelFunc(func() {})
 	if !blocking {
@@ -279,24 +306,19 @@ func (c *Client) sendMulti(ctx context.Context, l *lane, cmds []driver.Cmd, bloc
 	}
 	replies := c.driver.DoMulti(within, cmds)
 	release()
-	var verdict error
+	c.record(ctx, l, epoch, verdict(replies))
 	for i := range replies {
-		err := replies[i].Err()
-		if i == 0 || verdict != nil {
-			verdict = err
-		}
-		if err != nil {
+		if replies[i].Err() != nil {
 			replies[i] = classified(replies[i], &cmds[i])
 		}
 	}
-	c.record(ctx, l, epoch, verdict)
 	return replies
 }
 
-func refuseAll(n int) []driver.Reply {
+func repeated(n int, r driver.Reply) []driver.Reply {
 	out := make([]driver.Reply, n)
 	for i := range out {
-		out[i] = refused
+		out[i] = r
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/go-redisx/redisx/core/driver"
 )
@@ -38,7 +39,7 @@ type Class uint8
 // The classes. Those marked (*) are ErrUnavailable.
 const (
 	ClassNone           Class = iota // no error
-	ClassCanceled                    // the caller's context was cancelled
+	ClassCanceled                    // the caller's context was cancelled, or ended a blocking command that found nothing
 	ClassTimeout                     // (*) a deadline passed: the caller's, or the command timeout
 	ClassNotSent                     // (*) no connection
 	ClassUnknownOutcome              // (*) the connection broke before the reply came
@@ -104,7 +105,7 @@ func Classify(err error) Class {
 		if c, ok := classByCode[s.Code()]; ok {
 			return c
 		}
-		if s.Error() == "ERR max number of clients reached" {
+		if strings.HasPrefix(s.Error(), "ERR max number of clients") {
 			return ClassTooManyClients
 		}
 		return ClassServer

@@ -17,7 +17,7 @@ import (
 // The braces are the hash tag of Redis Cluster, so that everything one script touches lies in one slot. Whatever the user
 // calls his things, two of them never share a key and one of them never lies in two slots: %, { and } in an id are written
 // %25, %7B and %7D, an empty id is written %, an id of more than 512 bytes as %h and its SHA-256, and scopes (tenants) are
-// length-prefixed behind %s, so that scope "a" with id "bc" differs from scope "ab" with id "c" and from id "abc" without one.
+// length-prefixed between %s and %i, so that scope "a" with id "bc" differs from scope "ab" with id "c" and from id "abc" without one.
 //
 // A Keyspace is an immutable value, safe for concurrent use. Building a key is one allocation.
 type Keyspace struct {
@@ -78,8 +78,8 @@ func (k Keyspace) tag(id string) string {
 		}
 		return limit(escape(id))
 	}
-	// The lengths make it unambiguous before escaping, and escaping is one to one.
-	return limit("%s" + escape(k.scopes+id))
+	// The lengths tell scopes apart, and %i, which escaping cannot produce, ends them.
+	return limit("%s" + escape(k.scopes) + "%i" + escape(id))
 }
 
 func limit(s string) string {

@@ -26,8 +26,10 @@ func TestKeysHaveTheDocumentedForm(t *testing.T) {
 		{ks.Key(""), "shop:locks:orders:{%}"},
 		{ks.Key("%"), "shop:locks:orders:{%25}"},
 		{ks.Key("a{b}c"), "shop:locks:orders:{a%7Bb%7Dc}"},
-		{ks.Scoped("t1").Key("42"), "shop:locks:orders:{%s2:t142}"},
-		{ks.Scoped("a").Scoped("").Key("42"), "shop:locks:orders:{%s1:a0:42}"},
+		{ks.Scoped("t1").Key("42"), "shop:locks:orders:{%s2:t1%i42}"},
+		{ks.Scoped("a").Scoped("").Key("42"), "shop:locks:orders:{%s1:a0:%i42}"},
+		{ks.Scoped("a").Key("2:bcd"), "shop:locks:orders:{%s1:a%i2:bcd}"},
+		{ks.Scoped("a").Scoped("bc").Key("d"), "shop:locks:orders:{%s1:a2:bc%id}"},
 		{ks.Prefix(), "shop:locks:orders:{"},
 	} {
 		if c.got != c.want {

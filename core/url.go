@@ -103,6 +103,9 @@ func parseURL(raw string) (*Endpoint, error) {
 		return nil, fmt.Errorf("scheme %q; want redis, rediss, unix, redis-cluster or redis-sentinel", scheme)
 	}
 
+	if err := wellFormed(rest); err != nil {
+		return nil, err
+	}
 	// net/url takes neither a list of hosts nor an error without the password in it, so the parts are cut by hand.
 	rest, query, _ := strings.Cut(rest, "?")
 	authority, path := rest, ""
@@ -154,6 +157,42 @@ func parseURL(raw string) (*Endpoint, error) {
 	return e, errors.Join(faults...)
 }
 
+// wellFormed refuses URLs whose password would be taken for something else, and then be shown in an error about that.
+func wellFormed(rest string) error {
+	bad := errors.New("user or password is not percent-encoded properly (write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F)")
+	authority := rest
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		authority = rest[:i]
+		if strings.Contains(rest[i:], "@") {
+			return bad
+		}
+	}
+	switch strings.Count(authority, "@") {
+	case 0:
+		for host := range strings.SplitSeq(authority, ",") {
+			if _, port, ok := strings.Cut(host[strings.LastIndexByte(host, ']')+1:], ":"); ok && !digits(port) {
+				return errors.New("a port is not a number from 1 to 65535; IPv6 addresses are written [address]:port, and a password ends with an @")
+			}
+		}
+	case 1:
+		if info, _, _ := strings.Cut(authority, "@"); strings.Contains(info, ",") {
+			return bad
+		}
+	default:
+		return bad
+	}
+	return nil
+}
+
+func digits(s string) bool {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
 // cutUnix separates the user from the path: "user:pw@/path" or "/path".
 func cutUnix(rest string) (authority, path string) {
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
@@ -181,7 +220,7 @@ func (e *Endpoint) path(path string) []error {
 	switch {
 	case e.Topology == driver.Sentinel:
 		if path == "" || strings.Contains(path, "/") {
-			return []error{errors.New("no name of a primary; want redis-sentinel://host,host/name")}
+			return []error{errors.New("want one name of a primary after the hosts, redis-sentinel://host,host/name; the database is ?db=")}
 		}
 		name, err := url.PathUnescape(path)
 		if err != nil {
@@ -306,7 +345,11 @@ func (e *Endpoint) params(params url.Values, scheme string, withTLS bool) (fault
 				e.SentinelPassword = value
 			}
 		default:
-			fault("unknown parameter %q; known are %s", name, strings.Join(parameters, ", "))
+			shown := "unknown parameter"
+			if printable(name) && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "" {
+				shown = fmt.Sprintf("unknown parameter %q", name)
+			}
+			fault("%s; known are %s", shown, strings.Join(parameters, ", "))
 		}
 	}
 	if e.SentinelUsername != "" && e.SentinelPassword == "" {
