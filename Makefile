@@ -23,7 +23,7 @@ lint: ## golangci-lint in every module (has to be installed)
 	@for m in $(MODULES); do echo "== $$m"; (cd $$m && golangci-lint run ./...) || exit 1; done
 
 bench: ## Compare with the bare clients (needs redis-server); see benchmarks/README.md
-	cd benchmarks && go run . -driver -core
+	cd benchmarks && go run .
 
 tidy: ## go mod tidy in every module
 	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy) || exit 1; done

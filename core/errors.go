@@ -200,5 +200,8 @@ func classifiedErr(err error, name string) error {
 	if _, ok := err.(*Error); ok {
 		return err
 	}
+	if errors.Is(err, driver.ErrInvalid) {
+		err = driver.NotSent(err) // whoever refused it
+	}
 	return &Error{Command: name, Class: Classify(err), Err: err}
 }

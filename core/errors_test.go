@@ -59,6 +59,9 @@ func TestErrorsAreClassified(t *testing.T) {
 		if errors.Is(wrapped, ErrUnavailable) != c.unavailable {
 			t.Errorf("%v: ErrUnavailable %v; want %v", c.err, !c.unavailable, c.unavailable)
 		}
+		if c.is == driver.ErrInvalid && !errors.Is(wrapped, ErrNotSent) {
+			t.Errorf("%v is not ErrNotSent", c.err)
+		}
 		if c.is != nil && !errors.Is(wrapped, c.is) {
 			t.Errorf("%v is not %v", c.err, c.is)
 		}
