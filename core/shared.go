@@ -42,38 +42,18 @@ func fold(s string, any ...string) bool {
 	return false
 }
 
-// harmfulList returns the name of a command that makes a pipeline harmful, or "". A transaction that the pipeline itself
-// ends is not: the pipeline has its connection for itself.
+// harmfulList returns the name of a command that makes a pipeline harmful, or "". That includes a whole MULTI … EXEC: its
+// parts may be routed, redirected or refused one by one, and what is left of it would stay open on a shared connection.
 func harmfulList(cmds []driver.Cmd) string {
-	open := false
 	for i := range cmds {
-		args := cmds[i].Args
-		if !harmful(args) {
-			continue
-		}
-		switch {
-		case !open && fold(args[0], "MULTI"):
-			open = true
-		case open && fold(args[0], "EXEC", "DISCARD"):
-			open = false
-		default:
+		if harmful(cmds[i].Args) {
 			return cmds[i].Name()
 		}
-	}
-	if open {
-		return "MULTI"
 	}
 	return ""
 }
 
 func harmfulErr(name string) error {
-	return driver.NotSent(fmt.Errorf("%w: %s changes the state of a connection that others use; send it on a connection of your own (driver.Dedicated)%s",
-		driver.ErrInvalid, name, hint(name)))
-}
-
-func hint(name string) string {
-	if name == "MULTI" || name == "EXEC" || name == "DISCARD" {
-		return ", or MULTI … EXEC together in one DoMulti"
-	}
-	return ""
+	return driver.NotSent(fmt.Errorf("%w: %s changes the state of a connection that others use; send it on a connection of your own (driver.Dedicated), or use a script",
+		driver.ErrInvalid, name))
 }
