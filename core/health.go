@@ -39,8 +39,11 @@ func (c *Client) Health(ctx context.Context) Health {
 	h := Health{Breaker: c.openBreakers()}
 	start := time.Now()
 	if err := c.ask(ctx, "PING").Err(); err != nil {
-		h.Err = classifiedErr(err, "PING")
-		return h
+		if Code(err) != "NOPERM" {
+			h.Err = classifiedErr(err, "PING")
+			return h
+		}
+		h.warn("the user may not PING: NOPERM")
 	}
 	h.Up, h.Latency = true, time.Since(start)
 	caps, err := c.driver.Caps(ctx)

@@ -27,7 +27,9 @@ func Probe(ctx context.Context, do func(ctx context.Context, cmd Cmd) Reply) (Ca
 		return Caps{}, fmt.Errorf("redisx: probing the server: %w", info.Err())
 	}
 	for _, r := range []Reply{hello, info, list} {
-		if err := r.Err(); err != nil && ctx.Err() != nil {
+		// A refusal is an answer; a question without one leaves the capabilities unknown.
+		if _, refused := r.Err().(*ServerError); r.Err() != nil && !refused {
+			err := r.Err()
 			return Caps{}, fmt.Errorf("redisx: probing the server: %w", err)
 		}
 	}

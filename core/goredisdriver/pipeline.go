@@ -104,8 +104,18 @@ func (d *Driver) repair(ctx context.Context, cmds []driver.Cmd, replies []driver
 		cmds[i] = cmds[i].WithSource()
 		scripts = append(scripts, i)
 	}
-	if len(scripts) > 0 && d.pause(ctx, 0) {
+	switch {
+	case len(scripts) == 0:
+	case d.pause(ctx, 0):
 		d.sendAll(ctx, cmds, scripts, replies)
+	default: // too late to send them again: the server has not run them
+		err := driver.ErrClosed
+		if ctx.Err() != nil {
+			err = driver.NotSent(ctx.Err())
+		}
+		for _, i := range scripts {
+			replies[i] = driver.ErrReply(err)
+		}
 	}
 }
 
