@@ -93,8 +93,8 @@ type tracker struct {
 	events chan event
 	// nodes are the primaries to cover, by name.
 	nodes map[string]*listener
-	// covered is true between OnConfirmed and OnLost.
-	covered bool
+	// covered is true between OnConfirmed and OnLost; told from the first of either on.
+	covered, told bool
 }
 
 // listener covers one primary: it connects, and connects again.
@@ -186,7 +186,7 @@ func (t *tracker) handle(e event) error {
 	}
 	switch e.kind {
 	case gotKeys:
-		if t.t.OnInvalidate != nil {
+		if t.told && t.t.OnInvalidate != nil { // before that nobody may rely on anything yet
 			t.t.OnInvalidate(e.keys)
 		}
 	case gotConfirmation:
@@ -207,7 +207,7 @@ func (t *tracker) handle(e event) error {
 }
 
 func (t *tracker) lost(err error) {
-	t.covered = false
+	t.covered, t.told = false, true
 	if t.t.OnLost != nil {
 		t.t.OnLost(err)
 	}
@@ -223,7 +223,7 @@ func (t *tracker) confirm() {
 			return
 		}
 	}
-	t.covered = true
+	t.covered, t.told = true, true
 	if t.t.OnConfirmed != nil {
 		t.t.OnConfirmed()
 	}
