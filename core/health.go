@@ -11,7 +11,7 @@ import (
 
 // Health is the state of a client's server, for readiness checks and for people. It holds no secrets.
 type Health struct {
-	// Up is true if the server answered PING. Err is why not.
+	// Up is true if the server answered PING, be it that the user may not send it (NOPERM, a warning). Err is why not.
 	Up  bool
 	Err error
 	// Latency is how long PING took.

@@ -7,7 +7,8 @@ import (
 
 // Hook receives what the toolkit does, in the manner of net/http/httptrace: a struct of optional functions, given to [New]
 // by [WithHook]. Several hooks compose; start functions run in the order given, end functions in reverse. The functions
-// run on the caller's goroutine, may run concurrently, and must not block.
+// may run concurrently and must not block. They run on the caller's goroutine, except Event for the breaker, which runs on
+// whichever goroutine of the client changed it: it must not call Close.
 //
 // Without a hook each of these costs one nil check, no allocation and no clock.
 type Hook struct {

@@ -100,7 +100,11 @@ func parseURL(raw string) (*Endpoint, error) {
 	case "redis-sentinel":
 		e.Topology, port = driver.Sentinel, "26379"
 	default:
-		return nil, fmt.Errorf("scheme %q; want redis, rediss, unix, redis-cluster or redis-sentinel", scheme)
+		shown := "the scheme"
+		if strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-+") == "" { // else it may be a password in the wrong place
+			shown = fmt.Sprintf("scheme %q", scheme)
+		}
+		return nil, fmt.Errorf("%s is unknown; want redis, rediss, unix, redis-cluster or redis-sentinel", shown)
 	}
 
 	if err := wellFormed(rest); err != nil {

@@ -101,6 +101,7 @@ func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 	for url, wants := range map[string][]string{
 		"":                                      {"scheme"},
 		"localhost:6379":                        {"scheme"},
+		"u:" + secret + "1@redis://h":           {"scheme"},
 		"http://u:" + secret + "@h":             {`"http"`, "redis-sentinel"},
 		"redis://u:" + secret + "@h:port":       {`"port"`, "65535"},
 		"redis://u:" + secret + "@h:0":          {"65535"},
