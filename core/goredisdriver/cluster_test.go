@@ -247,7 +247,7 @@ func TestClusterFailover(t *testing.T) {
 		return err == nil
 	})
 	eventually(t, 20*time.Second, "replica is in sync", func() bool {
-		return contains(replica.do("INFO", "replication").(string), "master_link_status:up")
+		return replica.says("master_link_status:up", "INFO", "replication")
 	})
 	d := open(t, c.url())
 	var key string
@@ -268,7 +268,7 @@ func TestClusterFailover(t *testing.T) {
 	must(t, d.Do(ctx, command("SET", key, "1")))
 	want(t, events, key)
 	eventually(t, 5*time.Second, "replica has the key", func() bool {
-		return contains(replica.do("INFO", "keyspace").(string), "keys=1")
+		return replica.says("keys=1", "INFO", "keyspace")
 	})
 	c.nodes[0].stop()
 	want(t, events, "lost")

@@ -44,10 +44,11 @@ func TestSentinelFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, conn.Do(ctx, command("GET", "k")))
-	s.sentinel.do("SENTINEL", "FAILOVER", "mymaster")
-	eventually(t, 20*time.Second, "replica is promoted", func() bool {
-		return contains(s.replica.do("INFO", "replication").(string), "role:master")
+	eventually(t, 20*time.Second, "the Sentinel begins a failover", func() bool {
+		_, err := s.sentinel.try("SENTINEL", "FAILOVER", "mymaster") // NOGOODSLAVE until it has heard from the replica
+		return err == nil
 	})
+	eventually(t, 20*time.Second, "replica is promoted", func() bool { return s.replica.says("role:master", "INFO", "replication") })
 	eventually(t, 20*time.Second, "the driver writes to the new primary", func() bool {
 		try, stop := context.WithTimeout(ctx, time.Second)
 		defer stop()
@@ -68,7 +69,7 @@ func TestSentinelFailover(t *testing.T) {
 	await(messages)
 	await(changes)
 	eventually(t, 10*time.Second, "publications through the new primary arrive", func() bool {
-		s.replica.do("PUBLISH", "c", "hello")
+		_, _ = s.replica.try("PUBLISH", "c", "hello")
 		select {
 		case m := <-messages:
 			return m == "hello"
@@ -77,7 +78,7 @@ func TestSentinelFailover(t *testing.T) {
 		}
 	})
 	eventually(t, 10*time.Second, "changes on the new primary are reported", func() bool {
-		s.replica.do("SET", "k", "2")
+		_, _ = s.replica.try("SET", "k", "2")
 		select {
 		case m := <-changes:
 			return m == "k"

@@ -77,6 +77,13 @@ func (s *server) do(args ...any) any {
 	return v
 }
 
+// says reports whether the reply to a command holds a text. A server that changes its role drops its clients.
+func (s *server) says(text string, args ...any) bool {
+	v, _ := s.try(args...)
+	reply, _ := v.(string)
+	return strings.Contains(reply, text)
+}
+
 func (s *server) try(args ...any) (any, error) {
 	c := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1, Protocol: 2})
 	defer func() { _ = c.Close() }()
@@ -100,9 +107,7 @@ func startSentinels(t testing.TB) *sentinels {
 		list, _ := v.([]any)
 		return err == nil && len(list) == 1
 	})
-	eventually(t, 20*time.Second, "replica is in sync", func() bool {
-		return strings.Contains(s.primary.do("INFO", "replication").(string), "state=online")
-	})
+	eventually(t, 20*time.Second, "replica is in sync", func() bool { return s.primary.says("state=online", "INFO", "replication") })
 	return s
 }
 
