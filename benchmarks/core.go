@@ -51,7 +51,7 @@ func (e *environment) core(c *clients, who string) *core.Client {
 	if err != nil {
 		panic(err) // the options are constant
 	}
-	e.opened = append(e.opened, func() { client.Close() })
+	e.opened = append(e.opened, func() { _ = client.Close() })
 	return client
 }
 

@@ -63,7 +63,7 @@ func newEnvironment(url string, dry bool) (env *environment, err error) {
 		env.close()
 		return nil, err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	caps, err := d.Caps(ctx)
 	if err != nil {
 		env.close()
@@ -133,18 +133,18 @@ func (e *environment) clients() (c clients, err error) {
 	if err != nil {
 		return c, err
 	}
-	e.opened = append(e.opened, func() { g.Close() })
+	e.opened = append(e.opened, func() { _ = g.Close() })
 	r, err := rueidisdriver.Open(ctx, e.url)
 	if err != nil {
 		return c, err
 	}
-	e.opened = append(e.opened, func() { r.Close() })
+	e.opened = append(e.opened, func() { _ = r.Close() })
 	c.goredis, c.rueidis = g, r
 	c.goredisSame, c.rueidisSame = g.Unwrap().(*redis.Client), r.Unwrap().(rueidis.Client)
 	c.goredisBare = redis.NewClient(&redis.Options{
 		Addr: endpoint.Addrs[0], Username: endpoint.Username, Password: endpoint.Password, DB: endpoint.DB,
 	})
-	e.opened = append(e.opened, func() { c.goredisBare.Close() })
+	e.opened = append(e.opened, func() { _ = c.goredisBare.Close() })
 	c.rueidisBare, err = rueidis.NewClient(rueidis.ClientOption{
 		InitAddress: endpoint.Addrs, Username: endpoint.Username, Password: endpoint.Password, SelectDB: endpoint.DB, ForceSingleClient: true,
 	})

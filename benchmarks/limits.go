@@ -85,7 +85,7 @@ func noHook(*environment) (string, bool, error) {
 	if err != nil {
 		return "", false, err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	ctx := context.Background()
 	op := core.Operation{Plugin: "benchmarks", Verb: "measure", Name: "n"}
 	empty := perCall(func() {})
@@ -113,7 +113,7 @@ func breakerOpen(e *environment) (string, bool, error) {
 	if err != nil {
 		return "", false, err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	s.Kill()
 	ctx, cancel := cancellable()
 	defer cancel()
@@ -142,7 +142,7 @@ func blackHole(e *environment, who string) (string, bool, error) {
 	if err != nil {
 		return "", false, err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	s.Pause()
 	defer s.Resume()
 	var mu sync.Mutex
@@ -189,7 +189,7 @@ func stalledNode(e *environment, who string) (string, bool, error) {
 	if err != nil {
 		return "", false, err
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	stalled := cl.Node(keys[0])
 	var there, elsewhere []string
 	for _, k := range keys {

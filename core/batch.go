@@ -21,6 +21,8 @@ import (
 type lane struct {
 	client  *clientState
 	breaker breaker
+	// used is set by every command and taken back by sweep.
+	used atomic.Bool
 
 	mu       sync.Mutex
 	queue    []*slot // not empty only while maxInFlight calls are under way
@@ -65,6 +67,7 @@ type worker struct {
 
 func newLane(s *clientState, node, near string) *lane {
 	l := &lane{client: s}
+	l.used.Store(true)
 	l.breaker.client, l.breaker.node, l.breaker.near = s, node, near
 	return l
 }
@@ -99,16 +102,14 @@ func (l *lane) do(ctx, limit context.Context, cmd driver.Cmd) driver.Reply {
 func (l *lane) alone(ctx, limit context.Context, cmd driver.Cmd) driver.Reply {
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		return l.client.refusal()
+		return l.client.refusal(ctx)
 	}
 	within, release := sooner(ctx, limit)
 	r := l.client.driver.Do(within, cmd)
 	if release != nil {
 		release()
 	}
-	if err := r.Err(); err == nil || ctx.Err() == nil {
-		l.breaker.end(epoch, err) // the caller's own impatience says nothing of the server
-	}
+	l.breaker.record(ctx, epoch, r.Err())
 	return r
 }
 
@@ -155,12 +156,19 @@ func (s *slot) settle(r driver.Reply) {
 // enter takes a place in flight if the lane is free.
 func (l *lane) enter() bool {
 	l.mu.Lock()
-	ok := l.inFlight < maxInFlight && len(l.queue) == 0
+	ok := l.inFlight < maxInFlight // then nothing is queued
 	if ok {
 		l.inFlight++
 	}
 	l.mu.Unlock()
 	return ok
+}
+
+// idle reports whether nothing is under way.
+func (l *lane) idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inFlight == 0 && len(l.queue) == 0
 }
 
 // leave gives the place back, or passes it on to a worker if commands have queued meanwhile.
@@ -310,21 +318,21 @@ func (l *lane) add(w *worker, s *slot, bytes int) int {
 func (l *lane) send(w *worker) {
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		l.settleAll(w, l.client.refusal())
+		l.settleAll(w, l.client.refusal(context.Background()))
 		return
 	}
 	limit := l.client.budget0.context()
 	if len(w.cmds) == 1 {
 		r := l.client.driver.Do(limit, w.cmds[0])
 		l.breaker.end(epoch, r.Err())
-		l.release(w, limit)
+		l.release(limit, w)
 		w.at[0].settle(r)
 		return
 	}
 	replies := l.client.driver.DoMulti(limit, w.cmds)
 	l.retryReads(limit, w, replies)
 	l.breaker.end(epoch, verdict(replies))
-	l.release(w, limit)
+	l.release(limit, w)
 	for i, s := range w.at {
 		s.settle(replies[i])
 	}
@@ -342,7 +350,7 @@ func verdict(replies []driver.Reply) (err error) {
 
 // release makes sure that nothing of the batch is overwritten that the driver may still read: it may, if it was called
 // back in the middle.
-func (l *lane) release(w *worker, limit context.Context) {
+func (l *lane) release(limit context.Context, w *worker) {
 	if limit.Err() != nil {
 		w.cmds = nil
 		return

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,10 @@ type breaker struct {
 	near string
 
 	failures atomic.Int32
+	// unanswered counts calls in a row that ended with their caller's own deadline; doubting is true while a PING looks
+	// into it.
+	unanswered atomic.Int32
+	doubting   atomic.Bool
 	// epoch is even while closed, odd while open; results carry the epoch they began in.
 	epoch atomic.Uint32
 	mu    sync.Mutex // serialises transitions
@@ -34,12 +39,62 @@ func (b *breaker) begin() (epoch uint32, ok bool) {
 // end records the outcome of a call that began in an epoch.
 func (b *breaker) end(epoch uint32, err error) {
 	if err == nil {
-		if b.failures.Load() != 0 && b.epoch.Load() == epoch {
-			b.failures.Store(0)
-		}
+		b.alive(epoch)
 		return
 	}
 	b.fail(epoch, Classify(err))
+}
+
+// record is end for a call that ran on its caller's context.
+func (b *breaker) record(ctx context.Context, epoch uint32, err error) {
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		b.impatient(epoch)
+		return
+	}
+	b.end(epoch, err)
+}
+
+// alive forgets the failures: the node has answered.
+func (b *breaker) alive(epoch uint32) {
+	if b.failures.Load() != 0 && b.epoch.Load() == epoch {
+		b.failures.Store(0)
+	}
+	if b.unanswered.Load() != 0 {
+		b.unanswered.Store(0)
+	}
+}
+
+// impatient records a call that its caller's context ended. One of them says nothing of the server, but many in a row
+// without any answer between ask for a PING that has the whole command timeout: if that fails too the breaker opens.
+func (b *breaker) impatient(epoch uint32) {
+	if b.client.noBreaker || epoch&1 == 1 || int(b.unanswered.Add(1)) < b.client.breakerConfig.Failures {
+		return
+	}
+	if b.doubting.Load() || b.epoch.Load() != epoch || b.doubting.Swap(true) || !b.client.start() {
+		return
+	}
+	go func() {
+		defer b.client.running.Done()
+		defer b.doubting.Store(false)
+		class := Classify(b.ping(b.client.timeout))
+		switch {
+		case !class.dead():
+			b.alive(epoch)
+			select { // a caller whose deadlines are too short for this server must not double its load
+			case <-b.client.closing:
+			case <-time.After(jitter(b.client.breakerConfig.ProbeInterval)):
+			}
+		case int(b.unanswered.Load()) >= b.client.breakerConfig.Failures: // still nothing
+			b.open(epoch, class)
+		}
+	}()
+}
+
+// ping asks the node for a sign of life.
+func (b *breaker) ping(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(b.client.closingCtx, timeout)
+	defer cancel()
+	return b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: b.near, Mode: driver.ReadOnly}).Err()
 }
 
 func (b *breaker) fail(epoch uint32, class Class) {
@@ -51,7 +106,7 @@ func (b *breaker) fail(epoch uint32, class Class) {
 		return
 	}
 	if !class.dead() {
-		b.failures.Store(0)
+		b.alive(epoch)
 		return
 	}
 	if int(b.failures.Add(1)) >= b.client.breakerConfig.Failures {
@@ -89,12 +144,7 @@ func (b *breaker) probe() {
 		case <-timer.C:
 		}
 		// Longer than a command may take, so that a server which is slow but alive is found again.
-		ctx, cancel := context.WithTimeout(context.Background(), max(b.client.timeout, time.Second))
-		stop := context.AfterFunc(b.client.closingCtx, cancel)
-		r := b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: b.near, Mode: driver.ReadOnly})
-		stop()
-		cancel()
-		switch class := Classify(r.Err()); {
+		switch class := Classify(b.ping(max(b.client.timeout, time.Second))); {
 		case class == ClassClosed || class == ClassCanceled:
 			return // the client is closing
 		case !class.dead():
@@ -109,6 +159,7 @@ func (b *breaker) probe() {
 func (b *breaker) close() {
 	b.mu.Lock()
 	b.failures.Store(0)
+	b.unanswered.Store(0)
 	b.epoch.Add(1) // odd to even: one probe for each opening
 	b.mu.Unlock()
 	b.client.logger.Info("redisx: circuit breaker closed", "client", b.client.name, "node", b.node)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -34,9 +34,11 @@ type clientState struct {
 	// budget0 is the budget of batches, and of every view that has no timeout of its own.
 	budget0 *budget
 
-	lane0   *lane    // the only one, or the one for commands whose node is not known
-	lanes   sync.Map // node → *lane
-	laneCap atomic.Int32
+	lane0 *lane    // the only one, or the one for commands whose node is not known
+	lanes sync.Map // node → *lane
+
+	laneMu             sync.Mutex // for changes of lanes
+	laneCount, sweepAt int
 
 	// closing ends background work; running counts it.
 	closing    <-chan struct{}
@@ -59,7 +61,7 @@ func New(d driver.Driver, opts ...Option) (*Client, error) {
 		}
 	}
 	err := c.validate()
-	if d == nil {
+	if isNil(d) {
 		err = errors.Join(errors.New("redisx: nil driver; open one with goredisdriver.Open or rueidisdriver.Open"), err)
 	}
 	if err != nil {
@@ -75,6 +77,15 @@ func New(d driver.Driver, opts ...Option) (*Client, error) {
 	s.lane0 = newLane(s, "", "")
 	s.budget0 = newBudget(c.timeout)
 	return &Client{clientState: s, budget: s.budget0}, nil
+}
+
+// isNil also finds the nil pointer in an interface that a failed Open leaves if its error is not looked at.
+func isNil(d driver.Driver) bool {
+	if d == nil {
+		return true
+	}
+	v := reflect.ValueOf(d)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // WithTimeout returns a view of the client whose commands may take up to d, for scripts known to be slow; they do not join
@@ -117,13 +128,13 @@ func (c *Client) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 }
 
 func (c *Client) do(ctx context.Context, cmd driver.Cmd) driver.Reply {
-	if harmful(cmd.Args) {
-		return classified(driver.ErrReply(harmfulErr(cmd.Name())), &cmd)
+	if err := sharedErr(&cmd); err != nil {
+		return classified(driver.ErrReply(err), &cmd)
 	}
 	l := c.laneFor(&cmd)
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		return c.refusal()
+		return classified(c.refusal(ctx), &cmd)
 	}
 	if cmd.Mode == driver.Blocking {
 		return c.doBlocking(ctx, l, epoch, cmd)
@@ -131,7 +142,7 @@ func (c *Client) do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 	if c.alone || c.noBatching {
 		return c.doAlone(ctx, l, epoch, cmd)
 	}
-	return classified(l.do(ctx, c.budget.context(), cmd), &cmd)
+	return c.classified(ctx, l.do(ctx, c.budget.context(), cmd), &cmd)
 }
 
 func (c *Client) doBlocking(ctx context.Context, l *lane, epoch uint32, cmd driver.Cmd) driver.Reply {
@@ -149,13 +160,16 @@ func (c *Client) doBlocking(ctx context.Context, l *lane, epoch uint32, cmd driv
 var refused = driver.ErrReply(ErrBreakerOpen)
 
 // refusal is the reply while a breaker is open.
-func (s *clientState) refusal() driver.Reply {
+func (s *clientState) refusal(ctx context.Context) driver.Reply {
 	select {
 	case <-s.closing:
 		return closedReply
 	default:
-		return refused
 	}
+	if err := ctx.Err(); err != nil {
+		return driver.ErrReply(driver.NotSent(err))
+	}
+	return refused
 }
 
 var closedReply = driver.ErrReply(&Error{Class: ClassClosed, Err: ErrClosed})
@@ -166,15 +180,42 @@ func (c *Client) doAlone(ctx context.Context, l *lane, epoch uint32, cmd driver.
 	r := c.driver.Do(within, cmd)
 	release()
 	c.record(ctx, l, epoch, r.Err())
-	return classified(r, &cmd)
+	return c.classified(ctx, r, &cmd)
 }
 
-// record tells the breaker of a call that ran on the caller's context: his own impatience says nothing of the server.
+// record tells the breaker of a call that ran on the caller's context, or under the timeout of a view. One that is shorter
+// than the client's is the caller's impatience too.
 func (c *Client) record(ctx context.Context, l *lane, epoch uint32, err error) {
-	if err == nil || ctx.Err() == nil {
-		l.breaker.end(epoch, err)
+	if err != nil && c.budget.timeout < c.timeout && errors.Is(err, context.DeadlineExceeded) {
+		l.breaker.impatient(epoch)
+		return
 	}
+	l.breaker.record(ctx, epoch, err)
 }
+
+// classified is the reply as callers get it. A deadline that was not the caller's is called by its name.
+func (c *Client) classified(ctx context.Context, r driver.Reply, cmd *driver.Cmd) driver.Reply {
+	err := r.Err()
+	if err == nil {
+		return r
+	}
+	if op, ok := err.(*driver.OpError); ok && ctx.Err() == nil && errors.Is(op.Err, context.DeadlineExceeded) {
+		r = driver.ErrReply(&driver.OpError{Sent: op.Sent, Err: commandTimeout{c.budget.timeout, op.Err}})
+	}
+	return classified(r, cmd)
+}
+
+// commandTimeout is a context.DeadlineExceeded that says whose deadline it was.
+type commandTimeout struct {
+	after time.Duration
+	err   error
+}
+
+func (e commandTimeout) Error() string {
+	return "no answer within the command timeout of " + e.after.String()
+}
+func (e commandTimeout) Unwrap() error { return e.err }
+func (commandTimeout) Timeout() bool   { return true }
 
 func (c *Client) doHooked(ctx context.Context, cmd driver.Cmd) driver.Reply {
 	info := Command{Client: c.name, Name: cmd.Name(), Count: 1}
@@ -230,8 +271,8 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	for i := range cmds {
 		blocking = blocking || cmds[i].Mode == driver.Blocking
 	}
-	if name := harmfulList(cmds); name != "" {
-		return repeated(len(cmds), driver.ErrReply(classifiedErr(harmfulErr(name), name)))
+	if err := sharedListErr(cmds); err != nil {
+		return repeated(len(cmds), driver.ErrReply(err))
 	}
 	if c.router == nil || blocking {
 		return c.sendMulti(ctx, c.laneFor(&cmds[0]), cmds, blocking)
@@ -251,7 +292,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		}
 	}
 	if open == len(cmds) {
-		return repeated(len(cmds), c.refusal())
+		return c.refuseAll(ctx, cmds)
 	}
 	send := cmds
 	if open > 0 {
@@ -274,7 +315,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	next := 0
 	for i := range cmds {
 		if lanes[i] == nil {
-			out[i] = c.refusal()
+			out[i] = classified(c.refusal(ctx), &cmds[i])
 			continue
 		}
 		r := got[next]
@@ -286,7 +327,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		if old, seen := verdicts[lanes[i]]; !seen || old != nil {
 			verdicts[lanes[i]] = err
 		}
-		out[i] = classified(r, &cmds[i])
+		out[i] = c.classified(ctx, r, &cmds[i])
 	}
 	for l, err := range verdicts {
 		c.record(ctx, l, epochs[l], err)
@@ -298,7 +339,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 func (c *Client) sendMulti(ctx context.Context, l *lane, cmds []driver.Cmd, blocking bool) []driver.Reply {
 	epoch, ok := l.breaker.begin()
 	if !ok {
-		return repeated(len(cmds), c.refusal())
+		return c.refuseAll(ctx, cmds)
 	}
 	within, release := ctx, context.CancelFunc(func() {})
 	if !blocking {
@@ -309,10 +350,15 @@ func (c *Client) sendMulti(ctx context.Context, l *lane, cmds []driver.Cmd, bloc
 	c.record(ctx, l, epoch, verdict(replies))
 	for i := range replies {
 		if replies[i].Err() != nil {
-			replies[i] = classified(replies[i], &cmds[i])
+			replies[i] = c.classified(ctx, replies[i], &cmds[i])
 		}
 	}
 	return replies
+}
+
+// refuseAll is refusal for a pipeline.
+func (c *Client) refuseAll(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
+	return repeated(len(cmds), classified(c.refusal(ctx), &driver.Cmd{Args: []string{"PIPELINE"}}))
 }
 
 func repeated(n int, r driver.Reply) []driver.Reply {
@@ -323,8 +369,12 @@ func repeated(n int, r driver.Reply) []driver.Reply {
 	return out
 }
 
-// maxLanes bounds the lanes of a client; nodes beyond share the one of the unknown.
-const maxLanes = 1024
+const (
+	// maxLanes bounds the lanes of a client; nodes beyond share the one of the unknown.
+	maxLanes = 1024
+	// fewLanes are never swept.
+	fewLanes = 32
+)
 
 // laneFor returns the lane of the node that a command goes to.
 func (s *clientState) laneFor(cmd *driver.Cmd) *lane {
@@ -339,17 +389,46 @@ func (s *clientState) laneFor(cmd *driver.Cmd) *lane {
 	if node == "" {
 		return s.lane0
 	}
+	if v, ok := s.lanes.Load(node); ok {
+		l := v.(*lane)
+		if !l.used.Load() { // written seldom: callers of all goroutines share the line
+			l.used.Store(true)
+		}
+		return l
+	}
+	return s.addLane(node, key)
+}
+
+// addLane makes the lane of a node that is new. Nodes come and go, and each may have another address when it comes back.
+func (s *clientState) addLane(node, key string) *lane {
+	s.laneMu.Lock()
+	defer s.laneMu.Unlock()
 	if l, ok := s.lanes.Load(node); ok {
 		return l.(*lane)
 	}
-	if s.laneCap.Load() >= maxLanes {
+	if s.laneCount >= max(fewLanes, s.sweepAt) {
+		s.sweep()
+	}
+	if s.laneCount >= maxLanes {
 		return s.lane0
 	}
-	l, loaded := s.lanes.LoadOrStore(node, newLane(s, node, key))
-	if !loaded {
-		s.laneCap.Add(1)
-	}
-	return l.(*lane)
+	l := newLane(s, node, key)
+	s.lanes.Store(node, l)
+	s.laneCount++
+	return l
+}
+
+// sweep drops the lanes that nobody has used since the sweep before. A caller who holds one just now may go on with it.
+func (s *clientState) sweep() {
+	s.lanes.Range(func(node, v any) bool {
+		l := v.(*lane)
+		if _, closed := l.breaker.begin(); !l.used.Swap(false) && closed && l.idle() {
+			s.lanes.Delete(node)
+			s.laneCount--
+		}
+		return true
+	})
+	s.sweepAt = min(s.laneCount+fewLanes, maxLanes)
 }
 
 func (s *clientState) emit(e Event) {

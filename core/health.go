@@ -25,7 +25,8 @@ type Health struct {
 	// Breaker lists the nodes whose circuit breaker is open; "" stands for the one server that is not a Cluster's.
 	Breaker []string
 	// Warnings are what will hurt later: an eviction policy that drops keys without a TTL (locks, streams and idempotency
-	// records are lost silently), no persistence, a replica instead of a primary, a Cluster that is not ok. In Cluster
+	// records are lost silently), no persistence, a replica instead of a primary, a Cluster that is not ok or is talked to
+	// as if it was one server. In Cluster
 	// the node looked at is any one primary. What the server refuses to tell (an ACL user without CONFIG or INFO) is
 	// itself a warning, never an assumption.
 	Warnings []string
@@ -38,12 +39,16 @@ func (c *Client) Health(ctx context.Context) Health {
 	defer release()
 	h := Health{Breaker: c.openBreakers()}
 	start := time.Now()
-	if err := c.ask(ctx, "PING").Err(); err != nil {
-		if Code(err) != "NOPERM" {
-			h.Err = classifiedErr(err, "PING")
-			return h
-		}
+	switch answer, err := c.ask(ctx, "PING").Text(); {
+	case err == nil && answer != "PONG":
+		h.Err = fmt.Errorf("redisx: the server answers PING with something else than PONG: is it Redis?")
+		return h
+	case err == nil:
+	case Code(err) == "NOPERM":
 		h.warn("the user may not PING: NOPERM")
+	default:
+		h.Err = classifiedErr(err, "PING")
+		return h
 	}
 	h.Up, h.Latency = true, time.Since(start)
 	caps, err := c.driver.Caps(ctx)
@@ -64,9 +69,7 @@ func (c *Client) Health(ctx context.Context) Health {
 	}
 	c.checkEviction(ctx, &h)
 	c.checkPersistence(ctx, &h)
-	if h.Topology == driver.Cluster {
-		c.checkCluster(ctx, &h)
-	}
+	c.checkCluster(ctx, &h)
 	return h
 }
 
@@ -151,11 +154,17 @@ func (c *Client) checkPersistence(ctx context.Context, h *Health) {
 func (c *Client) checkCluster(ctx context.Context, h *Health) {
 	text, err := c.ask(ctx, "CLUSTER", "INFO").Text()
 	if err != nil {
-		h.warn("cluster state is unknown: %s", reason(err))
+		if h.Topology == driver.Cluster { // any other server has nothing to tell
+			h.warn("cluster state is unknown: %s", reason(err))
+		}
 		return
 	}
-	if state := driver.ParseInfo(text)["cluster_state"]; state != "ok" {
+	fields := driver.ParseInfo(text)
+	if state := fields["cluster_state"]; state != "" && state != "ok" {
 		h.warn("cluster_state is %s", state)
+	}
+	if size := fields["cluster_size"]; h.Topology != driver.Cluster && size != "" && size != "0" && size != "1" {
+		h.warn("the server is one of the %s primaries of a Cluster: keys of the others fail with MOVED; use redis-cluster://", size)
 	}
 }
 

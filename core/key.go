@@ -49,7 +49,7 @@ func checkChars(what, s string) error {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("._-/:", c) >= 0:
 		default:
-			return fmt.Errorf("redisx: %s %q contains %q; want letters, digits and . _ - / :", what, s, c)
+			return fmt.Errorf("redisx: %s %q contains %q; want letters, digits and : . _ - /", what, s, c)
 		}
 	}
 	return nil

@@ -76,9 +76,9 @@ func WithCommandTimeout(d time.Duration) Option { return option(func(c *config) 
 // BreakerConfig configures the circuit breaker. A field that is zero keeps its default.
 type BreakerConfig struct {
 	// Failures is how many commands or batches in a row have to fail before the breaker opens. Only failures to get an
-	// answer count (refused, broken, timed out, LOADING, CLUSTERDOWN, …), not error replies to a wrong command, and not the
-	// end of a caller's own context: with deadlines shorter than the command timeout, a silent server opens the breaker
-	// through the batches of several callers, but not for one caller at a time. Default 5.
+	// answer count (refused, broken, timed out, LOADING, CLUSTERDOWN, …), not error replies to a wrong command. The end of a
+	// caller's own context says nothing of the server either; but after as many of them in a row, with no answer between,
+	// a PING in the background gets the whole command timeout, and the breaker opens if that fails too. Default 5.
 	Failures int
 	// ProbeInterval is the time between the opening and the first PING in the background; the interval doubles with
 	// each PING that fails, up to MaxProbeInterval, give or take a fifth. The first PING that is answered closes the

@@ -66,7 +66,9 @@ func TestMistakesNeitherOpenTheBreakerNorKeepItClosed(t *testing.T) {
 	b := &c.lane0.breaker
 	epoch, _ := b.begin()
 	for range 10 {
-		b.fail(epoch, ClassOther)
+		for _, class := range []Class{ClassOther, ClassCanceled, ClassClosed, ClassBreakerOpen} {
+			b.fail(epoch, class)
+		}
 	}
 	if _, ok := b.begin(); !ok {
 		t.Fatal("mistakes opened it")

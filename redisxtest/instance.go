@@ -1,6 +1,7 @@
 package redisxtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -100,7 +101,7 @@ func (in *instance) start() error {
 		return fmt.Errorf("start %s: %w", in.exe.Path, err)
 	}
 	in.process = p
-	var answer error
+	answer := errors.New("none")
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		if !p.running() {
 			break
@@ -114,12 +115,14 @@ func (in *instance) start() error {
 		if err == nil && driver.ParseInfo(info)["process_id"] == fmt.Sprint(p.pid) {
 			return nil
 		}
-		answer = err
+		if answer = err; err == nil {
+			answer = errors.New("another process answers")
+		}
 		time.Sleep(time.Millisecond)
 	}
 	p.kill()
 	in.process = nil
-	return fmt.Errorf("%s on port %d did not start (last answer: %v); its log:\n%s", in.exe, in.port, answer, in.log())
+	return fmt.Errorf("%s on port %d did not start (last answer: %w); its log:\n%s", in.exe, in.port, answer, in.log())
 }
 
 func (in *instance) running() bool {

@@ -31,7 +31,7 @@ func (c Cmd) Check() error {
 }
 
 // TakesOver reports whether a command changes what its connection speaks, or ends it: SUBSCRIBE and its relatives, MONITOR,
-// SYNC, PSYNC, RESET, QUIT and CLIENT REPLY. Sent among others it would break all of them.
+// SYNC, PSYNC, RESET, QUIT, CLIENT REPLY and SCRIPT DEBUG. Sent among others it would break all of them.
 func TakesOver(args []string) bool {
 	if len(args) == 0 {
 		return false
@@ -42,11 +42,55 @@ func TakesOver(args []string) bool {
 	case 5:
 		return strings.EqualFold(name, "RESET") || strings.EqualFold(name, "PSYNC")
 	case 6:
-		return strings.EqualFold(name, "CLIENT") && len(args) > 1 && strings.EqualFold(args[1], "REPLY")
+		return len(args) > 1 && (strings.EqualFold(name, "CLIENT") && strings.EqualFold(args[1], "REPLY") ||
+			strings.EqualFold(name, "SCRIPT") && strings.EqualFold(args[1], "DEBUG"))
 	case 7:
 		return strings.EqualFold(name, "MONITOR")
 	case 9, 10, 11, 12:
 		return strings.EqualFold(name[len(name)-9:], "SUBSCRIBE")
+	}
+	return false
+}
+
+// CheckShared is Check for a connection that others use too. It also refuses what [ChangesConnection].
+func (c Cmd) CheckShared() error {
+	if ChangesConnection(c.Args) {
+		return fmt.Errorf("%w: %s changes the state of a connection that others use; send it on a connection of your own (driver.Dedicated), or use a script",
+			ErrInvalid, c.Name())
+	}
+	return c.Check()
+}
+
+// ChangesConnection reports whether a command changes what the commands after it mean on its connection: MULTI, EXEC, DISCARD,
+// WATCH, UNWATCH, SELECT, AUTH, HELLO with arguments, ASKING, READONLY, READWRITE, and CLIENT with TRACKING, CACHING, SETNAME,
+// NO-EVICT, NO-TOUCH, CAPA or IMPORT-SOURCE. On a [Conn] all of them are in order.
+func ChangesConnection(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	switch name := args[0]; len(name) {
+	case 4:
+		return fold(name, "EXEC", "AUTH")
+	case 5:
+		return fold(name, "MULTI", "WATCH") || len(args) > 1 && fold(name, "HELLO")
+	case 6:
+		return fold(name, "SELECT", "ASKING") || len(args) > 1 && fold(name, "CLIENT") &&
+			fold(args[1], "TRACKING", "CACHING", "SETNAME", "NO-EVICT", "NO-TOUCH", "CAPA", "IMPORT-SOURCE")
+	case 7:
+		return fold(name, "UNWATCH", "DISCARD")
+	case 8:
+		return fold(name, "READONLY")
+	case 9:
+		return fold(name, "READWRITE")
+	}
+	return false
+}
+
+func fold(s string, any ...string) bool {
+	for _, a := range any {
+		if strings.EqualFold(s, a) {
+			return true
+		}
 	}
 	return false
 }

@@ -35,6 +35,11 @@
 // No error contains a password. Invalid commands (no name, key positions out of range, SUBSCRIBE and others that take their
 // connection over) are an [ErrInvalid], never a panic.
 //
+// Shared connections. What [ChangesConnection] (MULTI, WATCH, SELECT, AUTH, …) is an [ErrInvalid] in Do, and in DoMulti for
+// the whole list, as its other members may be meant to be part of a transaction. A [Conn] takes all of it; there an invalid
+// member refuses its list, so that a transaction is sent whole or not at all, and what a Conn left behind (an open MULTI,
+// another database) never reaches the next user of a connection.
+//
 // The same holds on standalone, Sentinel and Cluster, RESP2 and RESP3, TLS, ACL users and Unix sockets.
 package driver
 
@@ -219,7 +224,7 @@ type Conn interface {
 	// server gave up without result the error is ctx.Err() and nothing was delivered; if neither can be told within
 	// 50 ms the connection is closed and the outcome is unknown.
 	Do(ctx context.Context, cmd Cmd) Reply
-	// DoMulti is a pipeline on this connection.
+	// DoMulti is a pipeline on this connection. MULTI, commands, EXEC in one list are a transaction. Nothing is redirected.
 	DoMulti(ctx context.Context, cmds []Cmd) []Reply
 	// Close gives the connection back. It is idempotent.
 	Close() error

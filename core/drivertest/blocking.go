@@ -181,7 +181,7 @@ type doer interface {
 const races = 40
 
 // race runs a blocking command while arrive runs and its context ends, in random order but close together.
-func race(e *env, d doer, c driver.Cmd, arrive func()) driver.Reply {
+func race(d doer, c driver.Cmd, arrive func()) driver.Reply {
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -207,7 +207,7 @@ func (e *env) raceElements(t tester, next func() doer) {
 	returned, kept, unknown := 0, 0, 0
 	for i := range races {
 		want := strconv.Itoa(i)
-		r := race(e, next(), blocking(cmd("BLPOP", key, "20")), func() { must(t, e.server.do(t, key, "RPUSH", key, want)) })
+		r := race(next(), blocking(cmd("BLPOP", key, "20")), func() { must(t, e.server.do(t, key, "RPUSH", key, want)) })
 		left, _ := e.server.do(t, key, "LLEN", key).Int64()
 		switch err := r.Err(); {
 		case err == nil && !r.IsNil():
@@ -246,7 +246,7 @@ func (e *env) raceEntries(t tester, next func() doer) {
 	returned, kept, unknown := 0, 0, 0
 	for i := range races {
 		id := strconv.Itoa(i+1) + "-0"
-		r := race(e, next(), c, func() { must(t, e.server.do(t, key, "XADD", key, id, "f", "v")) })
+		r := race(next(), c, func() { must(t, e.server.do(t, key, "XADD", key, id, "f", "v")) })
 		pending, _ := e.server.do(t, key, "XPENDING", key, "g", "-", "+", "10").List()
 		switch err := r.Err(); {
 		case err == nil && !r.IsNil():

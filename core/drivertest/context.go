@@ -81,7 +81,7 @@ func multiCall(ctx context.Context, e *env, d driver.Driver) error {
 		return fmt.Errorf("%d replies to 2 commands", len(rs))
 	}
 	if (rs[0].Err() == nil) != (rs[1].Err() == nil) {
-		return fmt.Errorf("one of the replies lacks its error: %v, %v", rs[0].Err(), rs[1].Err())
+		return fmt.Errorf("one of the replies lacks its error: %s, %s", rs[0], rs[1])
 	}
 	return rs[1].Err()
 }
@@ -227,7 +227,9 @@ func cancelQueued(t tester, e *env) {
 		}
 	}
 	cancelFirst()
-	<-holder
+	if err := <-holder; !errors.Is(err, context.Canceled) {
+		t.Errorf("the command that held the connection: %v", err)
+	}
 	p.release()
 	wantWorking(t, e, d)
 }

@@ -106,8 +106,8 @@ func (f *feed) seen() []event {
 	return f.events[:len(f.events):len(f.events)]
 }
 
-// await waits until ok holds for the events from position from on, and returns the number of events then.
-func (f *feed) await(t tester, what string, from int, limit time.Duration, ok func(events []event) bool) int {
+// await waits until ok holds for the events from position from on.
+func (f *feed) await(t tester, what string, from int, limit time.Duration, ok func(events []event) bool) {
 	t.Helper()
 	timeout := time.After(limit)
 	for {
@@ -115,7 +115,7 @@ func (f *feed) await(t tester, what string, from int, limit time.Duration, ok fu
 		events, changed := f.events, f.changed
 		f.mu.Unlock()
 		if len(events) >= from && ok(events[from:]) {
-			return len(events)
+			return
 		}
 		select {
 		case <-changed:

@@ -98,9 +98,9 @@ func wrongURL(t tester, e *env) {
 		"", "localhost", "http://:" + marker + "@localhost", "redis://:" + marker + "@localhost:port",
 		"redis://:" + marker + "@localhost?nosuch=1", "redis://:" + marker + "%zz@localhost", "redis://:" + marker + "@localhost/notadb",
 	} {
-		e.wantOpenError(t, url)
+		_ = e.wantOpenError(t, url)
 	}
-	e.wantOpenError(t, "redis://localhost?nosuch=1", "nosuch")
+	_ = e.wantOpenError(t, "redis://localhost?nosuch=1", "nosuch")
 }
 
 func unknownCA(t tester, e *env) {
@@ -113,7 +113,7 @@ func unknownCA(t tester, e *env) {
 	if e.ep.Password != "" {
 		base = withUser(base, e.ep.Username, e.ep.Password)
 	}
-	e.wantOpenError(t, base, "certificate")
+	_ = e.wantOpenError(t, base, "certificate")
 	d := e.driverAt(t, withParams(base, "ca", caFile))
 	wantText(t, "PING with the authority", d.Do(e.ctx(t), cmd("PING")), "PONG")
 }
@@ -126,14 +126,14 @@ func notCluster(t tester, e *env) {
 	if e.ep.Password != "" {
 		url = withUser(url, e.ep.Username, e.ep.Password)
 	}
-	e.wantOpenError(t, url, "cluster")
+	_ = e.wantOpenError(t, url, "cluster")
 }
 
 func notSentinel(t tester, e *env) {
 	if e.ep.Topology != driver.Standalone || e.ep.Network != "tcp" || e.ep.TLS != nil {
 		t.Skipf("the case uses one server over plain TCP")
 	}
-	e.wantOpenError(t, "redis-sentinel://"+e.ep.Addrs[0]+"/nosuchprimary")
+	_ = e.wantOpenError(t, "redis-sentinel://"+e.ep.Addrs[0]+"/nosuchprimary")
 }
 
 func openContext(t tester, e *env) {

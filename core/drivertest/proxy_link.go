@@ -40,7 +40,7 @@ func (l *link) close() {
 func (l *link) reset() {
 	if tcp, ok := l.raw.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
-		tcp.Close()
+		_ = tcp.Close()
 	}
 	l.close()
 }

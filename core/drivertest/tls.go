@@ -48,7 +48,7 @@ func frontTLS(t tester) (*tls.Config, string) {
 	if err != nil {
 		t.Fatalf("certificate file: %v", err)
 	}
-	t.Cleanup(func() { os.Remove(f.Name()) })
+	t.Cleanup(func() { _ = os.Remove(f.Name()) })
 	if err := pem.Encode(f, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}); err != nil {
 		t.Fatalf("certificate file: %v", err)
 	}

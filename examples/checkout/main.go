@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if fake, err = redisxtest.StartFake(); err != nil {
 			return fmt.Errorf("starting the embedded fake: %w", err)
 		}
-		defer fake.Close()
+		defer func() { _ = fake.Close() }()
 		source = fake.URL()
 	}
 	d, err := open(ctx, *name, source)
@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := clients.Add("redis", client); err != nil {
 		return errors.Join(err, client.Close())
 	}
-	defer clients.Close()
+	defer func() { _ = clients.Close() }()
 
 	shop, err := newShop(client)
 	if err != nil {
