@@ -49,6 +49,10 @@ func TestASilentServerOpensTheBreakerAlsoForOneImpatientCaller(t *testing.T) {
 				t.Errorf("%d PINGs after two calls; want none", n)
 			}
 			eventually(t, "the breaker is open", func() bool { return errors.Is(hurry(c), ErrBreakerOpen) })
+			for range 5 { // callers who were let in before
+				c.lane0.breaker.impatient(0)
+			}
+			time.Sleep(20 * time.Millisecond)
 			if n := pings.Load(); n != 1 {
 				t.Errorf("%d PINGs; want one", n)
 			}
@@ -226,17 +230,22 @@ func TestAProbeGoesToItsNode(t *testing.T) {
 func TestAPipelineTellsEachBreakerOfItsOwnNode(t *testing.T) {
 	d := routedFake{&fakeDriver{node: func(key string) string { return key[:1] }}}
 	d.answer = func(ctx context.Context, cmd driver.Cmd) driver.Reply {
-		if key := cmd.Route(); key == "b-slow" || key[0] == 'a' {
+		switch key := cmd.Route(); {
+		case key == "b-slow", key[0] == 'a':
+			return driver.ErrReply(driver.Unknown(context.DeadlineExceeded))
+		case key == "c-wrong":
+			return driver.ErrReply(driver.NewServerError("WRONGTYPE of something"))
+		case key == "c-slow":
 			return driver.ErrReply(driver.Unknown(context.DeadlineExceeded))
 		}
 		return echo(ctx, cmd)
 	}
 	c := newTestClient(t, d, WithBreaker(BreakerConfig{Failures: 3, ProbeInterval: time.Hour, MaxProbeInterval: time.Hour}))
 	for range 3 {
-		c.DoMulti(t.Context(), []driver.Cmd{get("b-slow"), get("a1"), get("b2"), get("a2"), get("b-slow")})
+		c.DoMulti(t.Context(), []driver.Cmd{get("b-slow"), get("a1"), get("b2"), get("a2"), get("b-slow"), get("c-wrong"), get("c-slow")})
 	}
 	if open := c.openBreakers(); len(open) != 1 || open[0] != "a" {
-		t.Errorf("open breakers %q; want that of node a alone: b answered one of three", open)
+		t.Errorf("open breakers %q; want that of node a alone: b and c answered one command each", open)
 	}
 }
 
@@ -403,6 +412,7 @@ func TestLanesOfNodesThatAreGoneAreDropped(t *testing.T) {
 	c := newTestClient(t, d)
 	busy := c.laneFor(&driver.Cmd{Args: []string{"GET", "busy"}, Keys: driver.Key(1)})
 	busy.enter()
+	often := c.laneFor(&driver.Cmd{Args: []string{"GET", "often"}, Keys: driver.Key(1)})
 	for i := range 10_000 {
 		if err := c.Do(t.Context(), get(fmt.Sprintf("node%d", i))).Err(); err != nil {
 			t.Fatal(err)
@@ -416,8 +426,8 @@ func TestLanesOfNodesThatAreGoneAreDropped(t *testing.T) {
 	if n != c.laneCount || n > 4*fewLanes {
 		t.Errorf("%d lanes, counted as %d, after 10000 nodes; want at most %d", n, c.laneCount, 4*fewLanes)
 	}
-	for _, node := range []string{"busy", "often"} {
-		if _, ok := c.lanes.Load(node); !ok {
+	for node, l := range map[string]*lane{"busy": busy, "often": often} {
+		if now, _ := c.lanes.Load(node); now != l {
 			t.Errorf("the lane of node %q, which is in use, was dropped", node)
 		}
 	}

@@ -76,7 +76,9 @@ func TestMistakesNeitherOpenTheBreakerNorKeepItClosed(t *testing.T) {
 	dead.Store(true)
 	for range 3 {
 		c.Do(t.Context(), set("x"))
-		b.fail(epoch, ClassOther)
+		for _, class := range []Class{ClassOther, ClassCanceled, ClassClosed, ClassBreakerOpen} {
+			b.fail(epoch, class)
+		}
 	}
 	if _, ok := b.begin(); ok {
 		t.Error("mistakes between the failures kept it closed")
