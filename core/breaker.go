@@ -124,7 +124,7 @@ func (b *breaker) open(epoch uint32, why Class) {
 	if !opened {
 		return
 	}
-	b.client.logger.Warn("redisx: circuit breaker opened", "client", b.client.name, "node", b.node, "reason", why.String())
+	b.client.logger.Warn("redisx: circuit breaker opened", append(b.attrs(), "reason", why.String())...)
 	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "open", Value: 1})
 	go func() {
 		defer b.client.running.Done()
@@ -162,8 +162,17 @@ func (b *breaker) close() {
 	b.unanswered.Store(0)
 	b.epoch.Add(1) // odd to even: one probe for each opening
 	b.mu.Unlock()
-	b.client.logger.Info("redisx: circuit breaker closed", "client", b.client.name, "node", b.node)
+	b.client.logger.Info("redisx: circuit breaker closed", b.attrs()...)
 	b.client.emit(Event{Plugin: "core", Name: EventBreaker, Instance: b.node, Kind: "closed", Value: 1})
+}
+
+// attrs are what a log line says of the breaker.
+func (b *breaker) attrs() []any {
+	attrs := []any{"client", b.client.name}
+	if b.node != "" {
+		attrs = append(attrs, "node", b.node)
+	}
+	return attrs
 }
 
 // jitter is d give or take a fifth, so that a fleet does not knock all at once.

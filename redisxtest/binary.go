@@ -28,6 +28,9 @@ func (e Executable) String() string { return e.Kind + "-" + e.Version }
 // valkey-server on PATH. It is empty if there are none; programs that do not run are an error.
 func Executables() ([]Executable, error) { return executables(os.Getenv(EnvBinaries)) }
 
+// errBroken marks a program that is there, or was said to be, and does not run.
+var errBroken = errors.New("a server program cannot be used")
+
 func executables(list string) ([]Executable, error) {
 	var found []Executable
 	var errs []error
@@ -58,7 +61,10 @@ func executables(list string) ([]Executable, error) {
 		}
 		found = append(found, e)
 	}
-	return found, errors.Join(errs...)
+	if len(errs) > 0 {
+		return found, fmt.Errorf("%w: %w", errBroken, errors.Join(errs...))
+	}
+	return found, nil
 }
 
 var identified struct {

@@ -33,7 +33,7 @@ func newDeployment(t testing.TB, what string, opts []Option) (*deployment, confi
 	}
 	exe, err := cfg.choose()
 	if err != nil {
-		skip(t, what, "no %s: %v", what, err)
+		missing(t, what, err)
 	}
 	if cfg.password != "" {
 		cfg.settings = append(cfg.settings, []string{"masterauth", cfg.password})

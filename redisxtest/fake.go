@@ -55,6 +55,7 @@ type Fake struct {
 
 // failure is what FailNext ordered.
 type failure struct {
+	met      bool // a command has come
 	left     int
 	text     string
 	commands []string
@@ -72,6 +73,11 @@ func NewFake(t testing.TB, opts ...Option) *Fake {
 	t.Cleanup(func() {
 		if err := f.Close(); err != nil {
 			t.Error(err)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.fail.left > 0 && !f.fail.met {
+			t.Errorf("redisxtest: FailNext(%d, %q) has met no command; a test that orders a failure should see it", f.fail.left, f.fail.text)
 		}
 	})
 	return f
@@ -272,7 +278,7 @@ func (f *Fake) Advance(d time.Duration) {
 // FailNext answers the next n commands with an error reply of that text, such as "LOADING Redis is loading the dataset in
 // memory", without running them. With names, only those commands fail and count. What clients send by themselves (HELLO,
 // AUTH, SELECT, CLIENT, PING, COMMAND, CLUSTER, READONLY) fails only if it is named. A later call replaces an earlier
-// one; n = 0 ends it.
+// one; n = 0 ends it. If none of them comes before a test ends, the test fails.
 func (f *Fake) FailNext(n int, text string, commands ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -121,6 +121,7 @@ func (f *Fake) fails(name string) bool {
 		return false
 	}
 	f.fail.left--
+	f.fail.met = true
 	return true
 }
 

@@ -98,6 +98,24 @@ func TestFailNextFailsThatManyCommandsAndNoHandshake(t *testing.T) {
 	require.NoError(t, c.Get(ctx, "k").Err())
 }
 
+func TestFailNextThatMeetsNothingFailsTheTest(t *testing.T) {
+	ctx := testContext(t)
+	for n, failed := range map[int]bool{0: true, 1: false, 2: false} {
+		r := record(t, func(tb testing.TB) {
+			f := NewFake(tb)
+			f.FailNext(2, "LOADING Redis is loading the dataset in memory", "GET")
+			c := goredisClient(t, f, func(o *redis.Options) { o.MaxRetries = -1 })
+			require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+			for range n {
+				require.Error(t, c.Get(ctx, "k").Err())
+			}
+		})
+		require.Equal(t, failed, r.failed, "%d of 2 met: %s", n, r.text())
+	}
+	r := record(t, func(tb testing.TB) { f := NewFake(tb); f.FailNext(1, "ERR x"); f.FailNext(0, "") })
+	require.False(t, r.failed, "taken back")
+}
+
 func TestFakeRestartKeepsKeysAndForgetsScripts(t *testing.T) {
 	ctx, f := testContext(t), NewFake(t)
 	c := goredisClient(t, f)

@@ -146,10 +146,21 @@ func (in *instance) remove() {
 }
 
 // log is the end of the server's log.
-func (in *instance) log() string {
+func (in *instance) log() string { return in.logFrom(0) }
+
+// logFrom returns the log from a size on, the end of it if it is long.
+func (in *instance) logFrom(from int64) string {
 	b, err := os.ReadFile(in.file("log"))
 	if err != nil {
 		return err.Error()
 	}
-	return string(b[max(0, len(b)-16<<10):])
+	return string(b[max(0, min(int(from), len(b)), len(b)-16<<10):])
+}
+
+func (in *instance) logSize() int64 {
+	info, err := os.Stat(in.file("log"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }

@@ -62,6 +62,10 @@ func (c *config) serverFaults() error {
 	return errors.Join(faults...)
 }
 
+// OwnProcess says that a test pauses, kills or restarts its server. It changes nothing unless REDISX_TEST_URL names a given
+// server: then the test is skipped.
+func OwnProcess() Option { return option(func(*config) {}) }
+
 // Password makes the default user need a password. It is part of URL. Empty is no password, the default.
 func Password(password string) Option {
 	return option(func(c *config) { c.password = password })

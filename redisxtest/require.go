@@ -1,6 +1,7 @@
 package redisxtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -20,16 +21,40 @@ const (
 	EnvRequire = "REDISX_TEST_REQUIRE"
 )
 
+// requirable is what EnvRequire may list.
+var requirable = []string{"server", "cluster", "sentinel", "container"}
+
 // required reports whether the environment insists on what.
-func required(what string) bool {
-	return slices.ContainsFunc(strings.Split(os.Getenv(EnvRequire), ","), func(s string) bool { return strings.TrimSpace(s) == what })
+func required(what string) (bool, error) {
+	yes := false
+	for word := range strings.SplitSeq(os.Getenv(EnvRequire), ",") {
+		word = strings.TrimSpace(word)
+		if word != "" && !slices.Contains(requirable, word) {
+			return false, fmt.Errorf("%s lists %q; it may list %s", EnvRequire, word, strings.Join(requirable, ", "))
+		}
+		yes = yes || word == what
+	}
+	return yes, nil
+}
+
+// missing ends the test for want of a program. A setting that names one which does not run is a mistake, not an absence.
+func missing(t testing.TB, what string, err error) {
+	t.Helper()
+	if errors.Is(err, errBroken) {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	skip(t, what, "no %s: %v", what, err)
 }
 
 // skip ends the test because what is missing, as a failure if it is required, and never silently.
 func skip(t testing.TB, what, format string, args ...any) {
 	t.Helper()
 	reason := fmt.Sprintf(format, args...)
-	if required(what) {
+	must, err := required(what)
+	if err != nil {
+		t.Fatalf("redisxtest: %v", err)
+	}
+	if must {
 		t.Fatalf("redisxtest: %s, and %s requires %q", reason, EnvRequire, what)
 	}
 	skipped.note(what, reason)

@@ -28,7 +28,8 @@ type Server struct {
 // fails, the end of the server's log is attached. It takes about 10 ms.
 //
 // Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE says "server". With REDISX_TEST_URL set
-// that server is used instead; then options, which need a process of their own, skip the test.
+// that server is used instead; then options, which need a process of their own, skip the test. A test that pauses, kills or
+// restarts its server says so with [OwnProcess].
 func StartServer(t testing.TB, opts ...Option) *Server {
 	t.Helper()
 	cfg := defaults()
@@ -40,13 +41,13 @@ func StartServer(t testing.TB, opts ...Option) *Server {
 	}
 	if given := os.Getenv(EnvURL); given != "" {
 		if len(opts) > 0 {
-			skip(t, "server", "%s names a given server, and this test needs one with options", EnvURL)
+			skip(t, "server", "%s names a given server, and this test needs a process of its own", EnvURL)
 		}
 		return useGiven(t, given)
 	}
 	exe, err := cfg.choose()
 	if err != nil {
-		skip(t, "server", "no server: %v", err)
+		missing(t, "server", err)
 	}
 	in, err := newInstance(exe, cfg)
 	if err != nil {
@@ -101,16 +102,17 @@ func SharedServer(t testing.TB, opts ...Option) *Server {
 	}
 	exe, err := cfg.choose()
 	if err != nil {
-		skip(t, "server", "no server: %v", err)
+		missing(t, "server", err)
 	}
 	in, err := sharedInstance(exe)
 	if err != nil {
 		t.Fatalf("redisxtest: %v", err)
 	}
 	s := &Server{t: t, instance: in, shared: true}
+	from := in.logSize()
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of %s on %s:\n%s", exe, s.Addr(), in.log())
+		if t.Failed() { // what other tests have caused before is no help
+			t.Logf("log of %s on %s during this test:\n%s", exe, s.Addr(), in.logFrom(from))
 		}
 	})
 	return s
@@ -245,7 +247,7 @@ func (s *Server) own(method string) bool {
 	s.t.Helper()
 	switch {
 	case s.instance == nil:
-		s.fault("%s needs a process, but %s names a given server", method, EnvURL)
+		s.fault("%s needs a process, but %s names a given server; StartServer with the option OwnProcess skips the test then", method, EnvURL)
 	case s.shared:
 		s.fault("%s would disturb the other tests of a shared server; use StartServer", method)
 	default:

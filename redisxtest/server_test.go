@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -173,6 +174,40 @@ func TestSkipsAreLoudAndFailWhereRequired(t *testing.T) {
 	r = record(t, func(t testing.TB) { StartServer(t) })
 	require.True(t, r.failed)
 	require.Contains(t, r.text(), `requires "server"`)
+
+	t.Setenv(EnvRequire, "servers")
+	r = record(t, func(t testing.TB) { StartServer(t) })
+	require.True(t, r.failed, "a word that means nothing requires nothing, silently")
+	require.Contains(t, r.text(), "it may list server, cluster, sentinel, container")
+}
+
+func TestAProgramThatDoesNotRunIsAFailureEverywhere(t *testing.T) {
+	t.Setenv(EnvURL, "")
+	t.Setenv(EnvRequire, "")
+	t.Setenv(EnvBinaries, filepath.Join(t.TempDir(), "redis-server"))
+	for name, start := range map[string]func(t testing.TB){
+		"StartServer": func(t testing.TB) { StartServer(t) }, "SharedServer": func(t testing.TB) { SharedServer(t) },
+		"StartCluster": func(t testing.TB) { StartCluster(t, 3, 0) }, "StartSentinel": func(t testing.TB) { StartSentinel(t, 1) },
+	} {
+		r := record(t, start)
+		require.True(t, r.failed && !r.skipped, name)
+		require.Contains(t, r.text(), EnvBinaries, name)
+	}
+}
+
+func TestTheLogOfASharedServerIsThatOfTheTest(t *testing.T) {
+	const before, during = "a line of an earlier test", "a line of this test"
+	s := SharedServer(t)
+	say := func(line string) {
+		require.NoError(t, s.Do("EVAL", "redis.log(redis.LOG_WARNING, ARGV[1])", "0", line).Err())
+	}
+	if s.Executable().Path == "" {
+		t.Skip("a given server keeps its log to itself")
+	}
+	say(before)
+	r := record(t, func(t testing.TB) { SharedServer(t); say(during); t.Error("failed") })
+	require.Contains(t, r.text(), during)
+	require.NotContains(t, r.text(), before)
 }
 
 func TestGivenServer(t *testing.T) {
@@ -185,6 +220,7 @@ func TestGivenServer(t *testing.T) {
 	require.Equal(t, own.URL()+"?protocol=2", s.URL("protocol=2"))
 
 	require.True(t, record(t, func(t testing.TB) { StartServer(t, TLS()) }).skipped)
+	require.True(t, record(t, func(t testing.TB) { StartServer(t, OwnProcess()).Kill() }).skipped)
 	r := record(t, func(t testing.TB) { StartServer(t).Kill() })
 	require.True(t, r.failed)
 	require.Contains(t, r.text(), "needs a process")

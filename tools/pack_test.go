@@ -1,11 +1,13 @@
 package tools
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -90,11 +92,60 @@ func (u *user) run(args ...string) string {
 	return string(out)
 }
 
+// serveFake runs the fake of redisxtest as a program of a user, and returns its URL.
+func serveFake(t *testing.T, u *user) string {
+	t.Helper()
+	u.run("go", "get", prefix+"redisxtest@"+version)
+	program := fmt.Sprintf(`package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"%sredisxtest"
+)
+
+func main() {
+	f, err := redisxtest.StartFake()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(f.URL())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+`, prefix)
+	if err := os.WriteFile(filepath.Join(u.dir, "main.go"), []byte(program), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.run("go", "mod", "tidy")
+	u.run("go", "build", "-o", "fake", ".")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(u.dir, "fake"))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(url)
+}
+
 // TestWhatGoGetSees does what the README tells a user, from packed modules, and looks at what came along.
 func TestWhatGoGetSees(t *testing.T) {
 	// The module cache is empty at first; -trimpath lets builds of the same sources share work wherever they lie.
 	proxy, cache := pack(t), t.TempDir()
 	programs := snippets(t, filepath.Join(root(t), "README.md"))
+	fake := serveFake(t, newUser(t, proxy, cache))
 	for name, other := range map[string]string{"goredisdriver": "rueidis", "rueidisdriver": "go-redis"} {
 		t.Run(name, func(t *testing.T) {
 			u := newUser(t, proxy, cache)
@@ -108,11 +159,18 @@ func TestWhatGoGetSees(t *testing.T) {
 			if program == "" {
 				t.Fatal("README.md has no program")
 			}
-			if err := os.WriteFile(filepath.Join(u.dir, "main.go"), []byte(program), 0o644); err != nil {
+			const there = `"redis://localhost:6379"`
+			if !strings.Contains(program, there) {
+				t.Fatalf("the program of README.md does not connect to %s", there)
+			}
+			if err := os.WriteFile(filepath.Join(u.dir, "main.go"), []byte(strings.ReplaceAll(program, there, strconv.Quote(fake))), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			u.run("go", "mod", "tidy")
 			u.run("go", "build", "-o", "program", ".")
+			if out := u.run("./program"); !strings.HasPrefix(out, "visits: ") {
+				t.Errorf("the program prints %q", out)
+			}
 			all := u.run("go", "list", "-m", "all")
 			in := u.run("go", "list", "-deps", ".")
 			for _, foreign := range []string{"redis/" + other, "opentelemetry", "prometheus", "testcontainers", "miniredis", "redisxtest"} {

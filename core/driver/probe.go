@@ -27,9 +27,7 @@ func Probe(ctx context.Context, do func(ctx context.Context, cmd Cmd) Reply) (Ca
 		return Caps{}, fmt.Errorf("redisx: probing the server: %w", info.Err())
 	}
 	for _, r := range []Reply{hello, info, list} {
-		// A refusal is an answer; a question without one leaves the capabilities unknown.
-		if _, refused := r.Err().(*ServerError); r.Err() != nil && !refused {
-			err := r.Err()
+		if err := r.Err(); err != nil && !refused(err) {
 			return Caps{}, fmt.Errorf("redisx: probing the server: %w", err)
 		}
 	}
@@ -63,6 +61,13 @@ func Probe(ctx context.Context, do func(ctx context.Context, cmd Cmd) Reply) (Ca
 		}
 	}
 	return caps, nil
+}
+
+// refused reports whether an error is a final answer: the server does not have the command, or not for this user. Any other
+// (no reply, LOADING, BUSY, too many clients, …) leaves the capabilities unknown for now.
+func refused(err error) bool {
+	e, ok := err.(*ServerError)
+	return ok && (e.Code() == "NOPERM" || e.Code() == "NOPROTO" || e.Code() == "ERR" && !strings.HasPrefix(e.Error(), "ERR max number of clients"))
 }
 
 // ParseInfo reads the "name:value" lines of an INFO reply. The values are as the server sent them.

@@ -46,13 +46,20 @@ func main() {
 // run is main with its surroundings as arguments. It returns when ctx ends, or when the demo is over.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("checkout", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // main prints the error, once
 	listen := flags.String("listen", "127.0.0.1:8080", "`address` to serve on; with port 0 any free one")
 	url := flags.String("redis", "", "`URL` of a server, such as redis://localhost:6379 (default: an embedded fake)")
 	name := flags.String("driver", "goredis", "client library: goredis or rueidis")
 	demo := flags.Bool("demo", false, "send requests to the service, tell what happened, and end")
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(stderr)
+		flags.PrintDefaults()
 		return err
+	} else if err != nil {
+		return fmt.Errorf("%w; see -help", err)
+	}
+	if given(flags, "redis") && *url == "" {
+		return errors.New("-redis is empty; give a URL such as redis://localhost:6379, or leave it out for the embedded fake")
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see -help", flags.Arg(0))

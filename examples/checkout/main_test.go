@@ -90,8 +90,12 @@ func TestAMistakeIsOneClearError(t *testing.T) {
 		"refused":                 {"-redis", "redis://127.0.0.1:1"},
 		"-listen":                 {"-listen", taken.Addr().String()},
 		"unexpected argument":     {"demo"},
+		"-redis is empty":         {"-redis", ""},
+		"see -help":               {"-nope"},
 	} {
-		err := run(t.Context(), args, io.Discard, io.Discard)
+		var errs bytes.Buffer
+		err := run(t.Context(), args, io.Discard, &errs)
 		require.ErrorContains(t, err, want, "%q", args)
+		require.NotContains(t, errs.String(), "nope", "main prints it already")
 	}
 }
