@@ -144,7 +144,7 @@ func TestServerFaultsAreReported(t *testing.T) {
 	StartServer(t) // skips where there is none
 	for _, c := range []say{
 		// Found out at once: a server that ends is not waited for.
-		{"bad option of the server", "Bad directive", func(t testing.TB) { StartServer(t, Config("no-such-option", "1")) }},
+		{"bad option of the server", "no-such-option", func(t testing.TB) { StartServer(t, Config("no-such-option", "1")) }},
 		{"bad user", `user "a b"`, func(t testing.TB) { StartServer(t, User("a b", "x")) }},
 		{"line break", "line break", func(t testing.TB) { StartServer(t, Config("save", "1\nport 1")) }},
 		{"process of a shared server", "disturb the other tests", func(t testing.TB) { SharedServer(t).Kill() }},
