@@ -16,8 +16,8 @@
 // error also is [ErrUnknownOutcome]: the server may or may not have run it. If it certainly was not sent it is [ErrNotSent].
 //
 // Retries. A Write command is sent at most once. The exceptions change nothing on the server: MOVED and ASK redirections
-// are followed, and a script the server does not know is sent again with its source. A ReadOnly command may be sent again
-// after a connection failure. Whatever retry policy a wrapped client was configured with does not apply to Write commands.
+// are followed, a script the server does not know is sent again with its source, and a WAIT or WAITAOF behind such a command
+// is sent again behind it. A ReadOnly command may be sent again after a connection failure. Whatever retry policy a wrapped client was configured with does not apply to Write commands.
 //
 // Scripts. A command with a [Script] is sent as EVALSHA; after NOSCRIPT (restart, failover, SCRIPT FLUSH, eviction) it is
 // sent once more as EVAL, alone and inside [Driver.DoMulti]. In a pipeline a script sent again runs after the others of

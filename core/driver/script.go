@@ -60,6 +60,30 @@ func (c Cmd) NeedsSource(r Reply) bool {
 	return ok && e.code == "NOSCRIPT"
 }
 
+// SendAgain returns what of a pipeline has to be sent again because the server did not know a script, and the places in the
+// pipeline: the scripts with their source, and each WAIT or WAITAOF behind one, which has confirmed nothing of it. Drivers call
+// it; nobody else needs to.
+func SendAgain(cmds []Cmd, replies []Reply) (again []Cmd, at []int) {
+	for i := range cmds {
+		switch {
+		case cmds[i].NeedsSource(replies[i]):
+			again = append(again, cmds[i].WithSource())
+		case len(at) > 0 && replies[i].Err() == nil && cmds[i].Waits():
+			again = append(again, cmds[i])
+		default:
+			continue
+		}
+		at = append(at, i)
+	}
+	return again, at
+}
+
+// Waits reports whether the command is WAIT or WAITAOF: it is about the writes before it on its connection, changes nothing,
+// and may be sent again behind a write that was.
+func (c Cmd) Waits() bool {
+	return len(c.Args) > 0 && fold(c.Args[0], "WAIT", "WAITAOF")
+}
+
 // WithSource returns the command with EVAL and the source instead of EVALSHA and the SHA1.
 func (c Cmd) WithSource() Cmd {
 	args := append([]string(nil), c.Args...)

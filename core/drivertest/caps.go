@@ -13,6 +13,7 @@ var capsCases = []testCase{
 	{name: "the first answer of Caps is kept", run: capsKept},
 	{name: "a failure of Caps is not kept", run: capsFailure},
 	{name: "Unwrap returns the client underneath", run: unwrap},
+	{name: "one question without an answer is no capability", run: capsHalf},
 	{name: "Caps ends with its context", run: capsContext},
 	{name: "Caps works for a user without INFO", run: capsWithoutInfo},
 }
@@ -88,6 +89,25 @@ func capsFailure(t tester, e *env) {
 	wantWorking(t, e, d)
 	if caps, err := d.Caps(e.ctx(t)); err != nil || caps.Version == "" {
 		t.Errorf("Caps after a failure: %+v, %v", caps, err)
+	}
+}
+
+func capsHalf(t tester, e *env) {
+	want, err := e.driver(t).Caps(e.ctx(t))
+	if err != nil {
+		t.Fatalf("Caps: %v", err)
+	}
+	for _, question := range []string{"COMMAND", "INFO"} {
+		p := e.proxy(t)
+		d := p.driver(t)
+		p.once(question, resetReply)
+		if _, err := d.Caps(e.ctx(t)); err != nil {
+			t.Logf("Caps when %s is not answered: %v", question, err)
+		}
+		got, err := d.Caps(e.ctx(t))
+		if err != nil || got.Version != want.Version || got.Server != want.Server || len(got.Commands) != len(want.Commands) {
+			t.Errorf("Caps after %s was not answered once: %+v, %v; want %+v", question, got, err, want)
+		}
 	}
 }
 

@@ -26,6 +26,10 @@ var dedicatedCases = []testCase{
 	{name: "an ended context or a dead server gives no connection", run: noConn},
 	{name: "a write whose reply is lost is sent once", run: connLostReply},
 	{name: "invalid commands are an error", run: connInvalid},
+	{name: "a list with an invalid command is not sent", run: connRefusesWhole},
+	{name: "a transaction over several slots changes nothing", run: connTransactionSlots},
+	{name: "a script in a transaction is not sent again outside of it", run: connTransactionScript},
+	{name: "what a connection was told is gone with it", run: connStateGone},
 }
 
 // dedicate takes a connection for the case's keys and gives it back afterwards.
@@ -140,7 +144,7 @@ func connNode(t tester, e *env) {
 	if err != nil {
 		t.Fatalf("Dedicate to any primary: %v", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	wantText(t, "PING", conn.Do(e.ctx(t), driver.Cmd{Args: []string{"PING"}}), "PONG")
 }
 
@@ -223,7 +227,9 @@ func connNoShift(t tester, e *env) {
 	go func() { errs <- conn.Do(ctx, driver.Cmd{Args: []string{"ECHO", "abandoned"}}).Err() }()
 	p.await(t, "ECHO", before+1)
 	cancel()
-	<-errs
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("the abandoned command: %v", err)
+	}
 	p.release()
 	for i := range 3 {
 		want := "next" + strconv.Itoa(i)
@@ -302,4 +308,106 @@ func connInvalid(t tester, e *env) {
 		t.Errorf("%d replies to no commands", len(rs))
 	}
 	wantText(t, "PING afterwards", conn.Do(e.ctx(t), driver.Cmd{Args: []string{"PING"}}), "PONG")
+}
+
+func connRefusesWhole(t tester, e *env) {
+	d := e.driver(t)
+	conn := e.dedicate(t, d)
+	k := e.key("k")
+	multi, exec := driver.Cmd{Args: []string{"MULTI"}}, driver.Cmd{Args: []string{"EXEC"}}
+	for _, bad := range []driver.Cmd{{}, {Args: []string{"SUBSCRIBE", "c"}}, {Args: []string{"GET", k}, Keys: driver.Key(5)}} {
+		for _, list := range [][]driver.Cmd{{multi, cmd("SET", k, "1"), bad, exec}, {cmd("SET", k, "1"), bad}, {bad, cmd("SET", k, "1")}} {
+			for i, r := range conn.DoMulti(e.ctx(t), list) {
+				if err := r.Err(); !errors.Is(err, driver.ErrInvalid) || !errors.Is(err, driver.ErrNotSent) {
+					t.Errorf("with %q, reply %d: got %s, %v; want ErrInvalid, not sent", bad.Args, i, short(r), err)
+				}
+			}
+		}
+	}
+	wantNull(t, "GET on the same connection", conn.Do(e.ctx(t), cmd("GET", k)))
+	rs := conn.DoMulti(e.ctx(t), []driver.Cmd{multi, cmd("SET", k, "1"), exec})
+	wantText(t, "SET in a transaction afterwards", rs[1], "QUEUED")
+	wantText(t, "GET afterwards", conn.Do(e.ctx(t), cmd("GET", k)), "1")
+}
+
+func connTransactionSlots(t tester, e *env) {
+	nodes := e.needCluster(t)
+	d := e.driver(t)
+	multi, exec := driver.Cmd{Args: []string{"MULTI"}}, driver.Cmd{Args: []string{"EXEC"}}
+	for _, n := range nodes {
+		for _, other := range nodes {
+			a, b := e.keyAt(n), e.keyAt(other)+":"
+			for driver.Slot(b) == driver.Slot(a) || !other.serves(driver.Slot(b)) {
+				b += "x"
+			}
+			conn, err := e.dedicated(t, d).Dedicate(e.ctx(t), a)
+			if err != nil {
+				t.Fatalf("Dedicate: %v", err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			rs := conn.DoMulti(e.ctx(t), []driver.Cmd{multi, cmd("SET", a, "1"), cmd("SET", b, "1"), exec})
+			if err := rs[3].Err(); err == nil {
+				t.Errorf("EXEC over two slots: %s", short(rs[3]))
+			}
+			wantNull(t, "the first key", e.server.do(t, a, "GET", a))
+			wantNull(t, "the second key", e.server.do(t, b, "GET", b))
+			mset := driver.Cmd{Args: []string{"MSET", a, "1", b, "1"}, Keys: driver.Keys{First: 1, Count: 2, Step: 2}}
+			rs = conn.DoMulti(e.ctx(t), []driver.Cmd{multi, cmd("SET", a, "1"), mset, exec})
+			if err := rs[3].Err(); err == nil {
+				t.Errorf("EXEC after one command over two slots: %s", short(rs[3]))
+			}
+			wantNull(t, "the first key", e.server.do(t, a, "GET", a))
+			rs = conn.DoMulti(e.ctx(t), []driver.Cmd{multi, cmd("SET", a, "1"), exec})
+			must(t, rs[2])
+			must(t, e.server.do(t, a, "DEL", a))
+		}
+	}
+}
+
+func connTransactionScript(t tester, e *env) {
+	d := e.driver(t)
+	conn := e.dedicate(t, d)
+	n := e.key("n")
+	s := driver.NewScript("incr", "return redis.call('INCR', KEYS[1]) -- "+e.tag)
+	multi, exec := driver.Cmd{Args: []string{"MULTI"}}, driver.Cmd{Args: []string{"EXEC"}}
+	rs := conn.DoMulti(e.ctx(t), []driver.Cmd{multi, s.Cmd([]string{n}, nil), cmd("SET", e.key("k"), "v"), exec})
+	if list, err := rs[3].List(); err == nil {
+		wantCode(t, "the unknown script in EXEC's reply", list[0].Err(), "NOSCRIPT")
+	} else {
+		wantCode(t, "the unknown script when it is queued", rs[1].Err(), "NOSCRIPT")
+	}
+	wantNull(t, "what the script would have written", e.server.do(t, n, "GET", n))
+	rs = conn.DoMulti(e.ctx(t), []driver.Cmd{multi, s.Cmd([]string{n}, nil).WithSource(), exec})
+	list, err := rs[2].List()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("EXEC: %s, %v", short(rs[2]), err)
+	}
+	wantInt(t, "the script with its source", list[0], 1)
+}
+
+// connStateGone changes the state of connections in every way and looks at the ones that come next.
+func connStateGone(t tester, e *env) {
+	d := e.driver(t)
+	k := e.key("k")
+	must(t, d.Do(e.ctx(t), cmd("SET", k, "v")))
+	for _, args := range [][]string{
+		{"MULTI"}, {"WATCH", k}, {"SELECT", "7"}, {"CLIENT", "TRACKING", "ON", "NOLOOP"}, {"CLIENT", "SETNAME", "somebody"}, {"CLIENT", "NO-EVICT", "on"},
+	} {
+		conn := e.dedicate(t, d)
+		_ = conn.Do(e.ctx(t), driver.Cmd{Args: args}) // whether it succeeds or not
+		if err := conn.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		next := e.dedicate(t, d)
+		wantText(t, "GET on the next connection after "+args[0], next.Do(e.ctx(t), cmd("GET", k)), "v")
+		rs := next.DoMulti(e.ctx(t), []driver.Cmd{{Args: []string{"MULTI"}}, cmd("GET", k), {Args: []string{"EXEC"}}})
+		if list, err := rs[2].List(); err != nil || len(list) != 1 {
+			t.Errorf("a transaction on the next connection after %q: %s, %v", args, short(rs[2]), err)
+		}
+		if name, err := next.Do(e.ctx(t), driver.Cmd{Args: []string{"CLIENT", "GETNAME"}}).Text(); err == nil && name == "somebody" {
+			t.Errorf("the next connection has the name of the one before")
+		}
+		_ = next.Close()
+		wantNull(t, "BLPOP on the driver after "+args[0], d.Do(e.ctx(t), blocking(cmd("BLPOP", e.key("l"), "0.01"))))
+	}
 }

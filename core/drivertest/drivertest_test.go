@@ -132,6 +132,7 @@ var liars = []struct {
 	{"never asks what became of a command", lies{blamesNobody: true}, "context", "cancellation is honoured while BLPOP blocks"},
 	{"leaks goroutines", lies{leaks: true}, "close", "Close leaves no goroutine"},
 	{"works after Close", lies{worksClosed: true}, "close", "Close is idempotent and later calls are ErrClosed"},
+	{"sends MULTI among the commands of others", lies{takesMulti: true}, "invalid", "a transaction among shared connections is refused whole"},
 	{"panics on invalid commands", lies{panics: true}, "invalid", "invalid commands are an error and never a panic"},
 }
 

@@ -16,6 +16,7 @@ var openCases = []testCase{
 	{name: "a malformed URL is one clear error without the password", run: wrongURL, openOnly: true},
 	{name: "an unknown authority is one clear error", run: unknownCA, openOnly: true},
 	{name: "a server that is no Cluster is one clear error", run: notCluster, openOnly: true},
+	{name: "TLS at a server without it is one clear error", run: notTLS, openOnly: true},
 	{name: "a server that is no Sentinel is one clear error", run: notSentinel, openOnly: true},
 	{name: "Open ends with its context", run: openContext, openOnly: true},
 	{name: "an ended context opens nothing", run: openEnded, openOnly: true},
@@ -47,6 +48,9 @@ func (e *env) wantOpenError(t tester, url string, names ...string) error {
 	}
 	if strings.Contains(text, "\n") {
 		t.Errorf("the error is several: %q", text)
+	}
+	if strings.Count(text, "redisx:") > 1 {
+		t.Errorf("the error says who it is from more than once: %q", text)
 	}
 	for _, name := range names {
 		if !strings.Contains(strings.ToLower(text), strings.ToLower(name)) {
@@ -129,11 +133,22 @@ func notCluster(t tester, e *env) {
 	_ = e.wantOpenError(t, url, "cluster")
 }
 
+func notTLS(t tester, e *env) {
+	if e.ep.Topology != driver.Standalone || e.ep.Network != "tcp" || e.ep.TLS != nil {
+		t.Skipf("the case uses one server over plain TCP")
+	}
+	_ = e.wantOpenError(t, "rediss://:"+marker+"@"+e.ep.Addrs[0], "does not speak TLS")
+}
+
 func notSentinel(t tester, e *env) {
 	if e.ep.Topology != driver.Standalone || e.ep.Network != "tcp" || e.ep.TLS != nil {
 		t.Skipf("the case uses one server over plain TCP")
 	}
-	_ = e.wantOpenError(t, "redis-sentinel://"+e.ep.Addrs[0]+"/nosuchprimary")
+	want := "no Sentinel"
+	if e.ep.Password != "" {
+		want = "NOAUTH" // it tells strangers nothing
+	}
+	_ = e.wantOpenError(t, "redis-sentinel://"+e.ep.Addrs[0]+"/nosuchprimary", want)
 }
 
 func openContext(t tester, e *env) {

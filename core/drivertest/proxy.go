@@ -149,6 +149,18 @@ func (p *proxy) named(name string) []request {
 	return out
 }
 
+// last returns the place of the last request of a name among all that were seen, -1 if there is none.
+func (p *proxy) last(name string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.seen) - 1; i >= 0; i-- {
+		if p.seen[i].name() == name {
+			return i
+		}
+	}
+	return -1
+}
+
 // await waits until a command was seen n times.
 func (p *proxy) await(t tester, name string, n int) {
 	t.Helper()

@@ -13,6 +13,7 @@ var routingCases = []testCase{
 	{name: "keys in the middle of the arguments are found", run: routeMiddle},
 	{name: "keys in different slots are a CROSSSLOT error in Cluster", run: crossSlot},
 	{name: "MOVED is followed for writes", run: followMoved},
+	{name: "a redirected list with a Blocking command runs nothing twice", run: followMovedBlocking},
 	{name: "ASK is followed for writes", run: followAsk, alone: true},
 	{name: "Router names the node behind a key", run: routerNode},
 }
@@ -168,6 +169,39 @@ func followMoved(t tester, e *env) {
 			wantInt(t, "DoMulti", d.DoMulti(e.ctx(t), []driver.Cmd{cmd("GET", wrong), c})[1], 2)
 			wantText(t, "the counter", e.server.do(t, key, "GET", key), "2")
 			must(t, e.server.do(t, key, "DEL", key))
+		}
+	}
+}
+
+// followMovedBlocking sends lists of which one command, whose key is not named, belongs elsewhere.
+func followMovedBlocking(t tester, e *env) {
+	nodes := e.needCluster(t)
+	d := e.driver(t)
+	for _, n := range nodes {
+		for _, other := range nodes {
+			here, there := e.keyAt(n)+"n", e.keyAt(other)
+			for !n.serves(driver.Slot(here)) {
+				here += "n"
+			}
+			hidden := driver.Cmd{Args: []string{"INCR", there}, Near: here}
+			wait := driver.Cmd{Args: []string{"WAIT", "0", "10"}, Near: here, Mode: driver.Blocking}
+			for i, list := range [][]driver.Cmd{
+				{cmd("INCR", here), hidden, wait}, {hidden, cmd("INCR", here), wait}, {wait, hidden, cmd("INCR", here)},
+			} {
+				must(t, e.server.do(t, here, "SET", here, "0", "PX", "60000"))
+				must(t, e.server.do(t, there, "SET", there, "0", "PX", "60000"))
+				for k, r := range d.DoMulti(e.ctx(t), list) {
+					want := int64(1)
+					if list[k].Name() == "WAIT" {
+						want = 0
+					}
+					if got, err := r.Int64(); err != nil || got != want && want > 0 {
+						t.Errorf("list %d, %s: got %s (%v), want %d", i, list[k].Name(), short(r), err, want)
+					}
+				}
+				wantText(t, "the key at home after list "+strconv.Itoa(i), e.server.do(t, here, "GET", here), "1")
+				wantText(t, "the key elsewhere after list "+strconv.Itoa(i), e.server.do(t, there, "GET", there), "1")
+			}
 		}
 	}
 }

@@ -1,8 +1,11 @@
 package drivertest
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
 )
@@ -10,6 +13,8 @@ import (
 var scriptCases = []testCase{
 	{name: "a script the server does not know is sent once more with its source", run: unknownScript},
 	{name: "unknown scripts in a pipeline keep their places", run: scriptsInPipeline},
+	{name: "NOSCRIPT is never the answer because the context ended", run: scriptsLate},
+	{name: "WAIT comes behind a script that is sent again", run: scriptsBeforeWait},
 	{name: "an unknown script on a dedicated connection is sent once more", run: scriptsOnConn},
 	{name: "a script that answers NOSCRIPT itself is sent once more only", run: falseNoScript},
 	{name: "EVALSHA without a Script is left alone", run: bareEvalsha},
@@ -61,6 +66,58 @@ func scriptsInPipeline(t tester, e *env) {
 	wantInt(t, "known script", rs[1], 13)
 	if p.count("EVAL") != before {
 		t.Errorf("EVAL is sent for scripts the server knows")
+	}
+}
+
+// scriptsLate ends the context after NOSCRIPT has come and before the script can be sent again.
+func scriptsLate(t tester, e *env) {
+	p := e.proxy(t)
+	d := p.driver(t)
+	k := []string{e.key("k")}
+	p.stall("ECHO")
+	defer p.release()
+	for name, pipeline := range map[string]bool{"alone": false, "in a pipeline": true} {
+		s := driver.NewScript("incr", "return redis.call('INCR', KEYS[1]) -- "+e.tag+name)
+		cmds := []driver.Cmd{s.Cmd(k, nil)}
+		if pipeline {
+			cmds = append(cmds, driver.Cmd{Args: []string{"ECHO", "x"}, Near: k[0]})
+		} else {
+			p.stall("ECHO", "EVAL")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		ended := time.Now().Add(200 * time.Millisecond)
+		r := d.DoMulti(ctx, cmds)[0]
+		cancel()
+		wantPrompt(t, name, ended)
+		if err := r.Err(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %s, %v; want DeadlineExceeded", name, short(r), err)
+		} else {
+			wantTransport(t, name, err)
+		}
+		p.release()
+		wantWorking(t, e, d)
+		p.stall("ECHO")
+	}
+}
+
+func scriptsBeforeWait(t tester, e *env) {
+	p := e.proxy(t)
+	d := p.driver(t)
+	k := e.key("k")
+	s := driver.NewScript("incr", "return redis.call('INCR', KEYS[1]) -- "+e.tag)
+	wait := driver.Cmd{Args: []string{"WAIT", "0", "10"}, Near: k, Mode: driver.Blocking}
+	rs := d.DoMulti(e.ctx(t), []driver.Cmd{s.Cmd([]string{k}, nil), wait})
+	wantInt(t, "the script", rs[0], 1)
+	if _, err := rs[1].Int64(); err != nil {
+		t.Errorf("WAIT: %s, %v", short(rs[1]), err)
+	}
+	evals, waits := p.named("EVAL"), p.named("WAIT")
+	if len(evals) != 1 || len(waits) == 0 {
+		t.Fatalf("on the wire: EVAL %d times, WAIT %d times", len(evals), len(waits))
+	}
+	last := p.last("WAIT")
+	if eval := p.last("EVAL"); last < eval || waits[len(waits)-1].link != evals[0].link {
+		t.Errorf("the last WAIT is request %d, the EVAL request %d; WAIT has to confirm it, on its connection", last, eval)
 	}
 }
 

@@ -29,7 +29,7 @@ type lies struct {
 	retries, ignoresCancel, swallowsLost, nilError, claimsNotSent bool
 	forgetsSource, reverses, leaks, worksClosed, sendsEnded       bool
 	overlaps, stripsERR, emptyIsNull, panics, confirmsEarly       bool
-	losesReplies, blamesNobody                                    bool
+	losesReplies, blamesNobody, takesMulti                        bool
 }
 
 func openTiny(lie lies) func(ctx context.Context, url string) (driver.Driver, error) {
@@ -62,7 +62,7 @@ func (d *tiny) Close() error {
 func (d *tiny) Caps(ctx context.Context) (driver.Caps, error) { return driver.Probe(ctx, d.Do) }
 
 func (d *tiny) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
-	if cmd.Mode == driver.Blocking && cmd.Check() == nil && ctx.Err() == nil && !d.closed.Load() {
+	if cmd.Mode == driver.Blocking && cmd.CheckShared() == nil && ctx.Err() == nil && !d.closed.Load() {
 		return d.distort(d.block(ctx, cmd))
 	}
 	return d.DoMulti(ctx, []driver.Cmd{cmd})[0]
@@ -88,7 +88,11 @@ func (d *tiny) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 		defer cancel()
 	}
 	for _, c := range cmds {
-		if err := c.Check(); err != nil {
+		check := c.CheckShared
+		if d.lie.takesMulti {
+			check = c.Check
+		}
+		if err := check(); err != nil {
 			if d.lie.panics {
 				panic(err)
 			}

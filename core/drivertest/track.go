@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -22,6 +23,7 @@ var trackerCases = []testCase{
 	{name: "a connection that has gone silent is lost", run: trackSilent},
 	{name: "ctx.Err() is returned after the last callback", run: trackEnds},
 	{name: "no prefixes and overlapping ones are an error at once", run: trackInvalid},
+	{name: "no key is reported before the first confirmation or loss", run: trackFirst},
 	{name: "callbacks that are nil are not called", run: trackNil},
 	{name: "a closed driver is an error at once and ends tracking", run: trackClosed},
 	{name: "FLUSHDB reports everything", run: trackFlush, alone: true},
@@ -215,6 +217,27 @@ func trackInvalid(t tester, e *env) {
 				t.Errorf("prefixes %q: got %v, want an error at once", prefixes, err)
 			}
 		})
+	}
+}
+
+// trackFirst begins to track while keys are changing.
+func trackFirst(t tester, e *env) {
+	d := e.driver(t)
+	e.tracker(t, d)
+	ctx, stop := context.WithCancel(e.ctx(t))
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			d.DoMulti(ctx, []driver.Cmd{cmd("SET", e.key("p:a"), "v"), cmd("SET", e.key("p:b"), "v"), cmd("SET", e.key("p:c"), "v")})
+		}
+	})
+	t.Cleanup(func() { stop(); writing.Wait() })
+	for range 20 {
+		f := e.tracking(t, d, e.key("p:"))
+		f.await(t, "a key", 0, budget, func(events []event) bool { return len(reported(events)) > 0 })
+		f.wantFirst(t)
+		f.cancel()
+		f.wantEnded(t, context.Canceled)
 	}
 }
 

@@ -2,6 +2,7 @@ package goredisdriver
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,45 +19,43 @@ const (
 // block runs a list with a blocking command on a connection of its own.
 func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 	replies := make([]driver.Reply, len(cmds))
-	node, err := d.node(ctx, cmds[0].Route())
-	for _, c := range cmds[1:] {
-		if err != nil {
-			break
-		}
-		var other *redis.Client
-		if other, err = d.node(ctx, c.Route()); err == nil && other != node && c.Route() != "" {
-			err = driver.NotSent(errManyNodes)
-		}
-	}
+	node, err := d.home(ctx, cmds)
 	if err != nil {
 		return fill(replies, 0, driver.ErrReply(err))
 	}
-	for range maxRedirects {
-		replies, err = d.blockOn(ctx, node, cmds)
-		if err != nil {
-			return fill(replies, 0, driver.ErrReply(err))
+	at, ask := make([]int, len(cmds)), false
+	for i := range at {
+		at[i] = i
+	}
+	for range maxRedirects + 1 {
+		got, err := d.blockOn(ctx, node, pick(cmds, at), ask)
+		for k, i := range at {
+			if err != nil {
+				replies[i] = driver.ErrReply(err)
+			} else {
+				replies[i] = got[k]
+			}
 		}
-		addr, ask, ok := redirection(replies[0])
-		if !ok || ask && len(cmds) > 1 {
+		if err != nil || d.nodes.cluster == nil {
+			return replies
+		}
+		var addr string
+		if addr, ask, at = elsewhere(cmds, replies, at); len(at) == 0 {
 			break
 		}
 		if !ask {
 			d.nodes.reload()
 		}
-		next, err := d.nodes.at(addr, node)
-		if err != nil {
-			return fill(replies, 0, driver.ErrReply(fault(ctx, err, false)))
-		}
-		if node = next; ask {
-			replies, err = d.blockOn(ctx, node, asking(cmds))
-			if err != nil {
-				return fill(make([]driver.Reply, len(cmds)), 0, driver.ErrReply(err))
+		if node, err = d.nodes.at(addr, node); err != nil {
+			err = fault(ctx, err, false)
+			for _, i := range at {
+				replies[i] = driver.ErrReply(err)
 			}
-			return replies[1:]
+			return replies
 		}
 	}
 	for _, r := range replies {
-		if d.nodes.cluster != nil && stray(r) {
+		if stray(r) {
 			d.nodes.reload()
 			break
 		}
@@ -64,36 +63,97 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 	return replies
 }
 
+// home returns the one node that all commands of a list belong to.
+func (d *Driver) home(ctx context.Context, cmds []driver.Cmd) (*redis.Client, error) {
+	node, err := d.node(ctx, cmds[0].Route())
+	for _, c := range cmds[1:] {
+		if err != nil {
+			return nil, err
+		}
+		var other *redis.Client
+		if other, err = d.node(ctx, c.Route()); err == nil && other != node && c.Route() != "" {
+			return nil, driver.NotSent(errManyNodes)
+		}
+	}
+	return node, err
+}
+
+// elsewhere picks, of the commands at these places, those that were redirected to where the first of them was. The others
+// keep their replies: what has run must not run again.
+func elsewhere(cmds []driver.Cmd, replies []driver.Reply, at []int) (addr string, ask bool, next []int) {
+	for k, i := range at {
+		to, asking, ok := redirect(cmds, replies, at, k)
+		if ok && len(next) == 0 {
+			addr, ask = to, asking
+		}
+		if ok && to == addr && asking == ask {
+			next = append(next, i)
+		}
+	}
+	return addr, ask, next
+}
+
+// redirect reads where the command at a place has to go. WAIT goes where the commands went that it is to confirm.
+func redirect(cmds []driver.Cmd, replies []driver.Reply, at []int, k int) (addr string, ask, ok bool) {
+	c := &cmds[at[k]]
+	if addr, ask, ok = redirection(replies[at[k]]); ok || !c.Waits() {
+		return addr, ask, ok
+	}
+	for _, i := range slices.Backward(at[:k]) {
+		if addr, ask, ok = redirection(replies[i]); ok && confirms(c, &cmds[i]) {
+			return addr, ask, true
+		}
+	}
+	return "", false, false
+}
+
+// confirms reports whether such a command is meant for another one.
+func confirms(wait, c *driver.Cmd) bool {
+	return wait.Route() == "" || driver.Slot(wait.Route()) == driver.Slot(c.Route())
+}
+
 // blockOn runs the list on a connection to one node.
-func (d *Driver) blockOn(ctx context.Context, node *redis.Client, cmds []driver.Cmd) ([]driver.Reply, error) {
+func (d *Driver) blockOn(ctx context.Context, node *redis.Client, cmds []driver.Cmd, ask bool) ([]driver.Reply, error) {
 	l := d.takeIdle(node)
 	if l == nil {
 		var err error
 		if l, err = d.dial(ctx, node, 0); err != nil {
-			return make([]driver.Reply, len(cmds)), err
+			return nil, err
 		}
 	}
-	replies := l.runScripts(ctx, cmds)
+	replies := l.runScripts(ctx, cmds, ask)
+	for _, r := range replies {
+		if readOnly(r) {
+			l.close() // so that the next one finds the server that took over
+			break
+		}
+	}
 	d.putIdle(l)
 	return replies, nil
 }
 
-// runScripts is run, with the source of scripts that the server does not know.
-func (l *link) runScripts(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
-	replies := l.run(ctx, cmds)
-	var at []int
-	var again []driver.Cmd
-	for i := range cmds {
-		if cmds[i].NeedsSource(replies[i]) {
-			at = append(at, i)
-			again = append(again, cmds[i].WithSource())
-		}
-	}
+// runScripts is runAsking, with the source of scripts that the server does not know.
+func (l *link) runScripts(ctx context.Context, cmds []driver.Cmd, ask bool) []driver.Reply {
+	replies := l.runAsking(ctx, cmds, ask)
+	again, at := driver.SendAgain(cmds, replies)
 	if len(at) == 0 {
 		return replies
 	}
-	for k, r := range l.run(ctx, again) {
+	for k, r := range l.runAsking(ctx, again, ask) {
 		replies[at[k]] = r
+	}
+	return replies
+}
+
+// runAsking is run, with an ASKING before each command if wanted.
+func (l *link) runAsking(ctx context.Context, cmds []driver.Cmd, ask bool) []driver.Reply {
+	if !ask {
+		return l.run(ctx, cmds)
+	}
+	both := l.run(ctx, asking(cmds))
+	replies := make([]driver.Reply, len(cmds))
+	for i := range replies {
+		replies[i] = both[2*i+1]
 	}
 	return replies
 }

@@ -94,6 +94,12 @@ func (c *call) failure(ctx context.Context, err error) error {
 // errStale makes go-redis drop the connection a complete reply came from.
 var errStale = errors.New("redisx: connection to a server that is no primary")
 
+// readOnly reports whether a server that is no primary gave a reply, itself or from within a script.
+func readOnly(r driver.Reply) bool {
+	e, ok := r.Err().(*driver.ServerError)
+	return ok && (e.Code() == "READONLY" || strings.Contains(e.Error(), "-READONLY "))
+}
+
 // sink receives the raw replies to the commands of a pipeline, one after the other: a line, CRLF, and for strings the
 // payload, which arrives by ReadFrom.
 type sink struct {
@@ -179,10 +185,7 @@ func (s *sink) verdict() error {
 	if s.next == len(s.replies) {
 		return errProtocol // a reply nobody asked for
 	}
-	if err := s.replies[s.next].Err(); err != nil {
-		e, ok := err.(*driver.ServerError)
-		s.stale = s.stale || ok && (e.Code() == "READONLY" || strings.Contains(e.Error(), "-READONLY "))
-	}
+	s.stale = s.stale || readOnly(s.replies[s.next])
 	s.next++
 	if s.next < len(s.replies) {
 		s.b.reset(&s.replies[s.next])

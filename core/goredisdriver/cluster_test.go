@@ -20,9 +20,11 @@ func TestCluster(t *testing.T) {
 		run  func(*testing.T, *cluster, *Driver)
 	}{
 		{"keys of two slots are refused before sending", crossSlot},
+		{"a transaction with keys of two slots is refused whole", crossSlotTransaction},
 		{"a command without keys goes where Near says", near},
 		{"XREADGROUP goes to the node of its stream", streamRouting},
 		{"ASK and MOVED are followed and nothing runs twice", migration},
+		{"a list whose slot moved runs nothing twice", movedList},
 		{"a sharded subscription follows its slot", shardedMove},
 		{"tracking covers every primary", trackAll},
 	}
@@ -139,7 +141,7 @@ func migration(t *testing.T, c *cluster, d *Driver) {
 	if n, err := d.DoMulti(ctx, []driver.Cmd{command("INCR", key), command("SET", "elsewhere", "1")})[0].Int64(); n != 7 {
 		t.Errorf("list by MOVED: %d, %v; want 7", n, err)
 	}
-	eventually(t, 5*time.Second, "Node knows the new owner", func() bool {
+	eventually(t, 30*time.Second, "Node knows the new owner", func() bool {
 		must(t, d.Do(ctx, read("GET", key)))
 		return d.Node(key) == to.addr
 	})
@@ -170,11 +172,7 @@ func shardedMove(t *testing.T, c *cluster, d *Driver) {
 		n.do("CLUSTER", "SETSLOT", slot, "NODE", toID)
 	}
 	want(t, events, "lost")
-	for e := range events { // attempts before the new owner is ready may fail
-		if e == "confirmed" {
-			break
-		}
-	}
+	until(t, events, "confirmed") // attempts before the new owner is ready may fail
 	to.do("SPUBLISH", channel, "two")
 	want(t, events, "two")
 	cancel()
@@ -186,6 +184,44 @@ func shardedMove(t *testing.T, c *cluster, d *Driver) {
 	}
 }
 
+// A plain subscription has every node to choose from when its own is gone.
+func TestSubscriptionLeavesADeadNode(t *testing.T) {
+	c := startCluster(t)
+	for _, n := range c.nodes {
+		n.do("CONFIG", "SET", "cluster-require-full-coverage", "no")
+	}
+	channel := ""
+	for i := 0; channel == ""; i++ {
+		if name := "c" + strconv.Itoa(i); c.owner(name) == c.nodes[0] {
+			channel = name
+		}
+	}
+	d := open(t, c.url())
+	ctx, cancel := context.WithCancel(background(t))
+	events, done := make(chan string, 1000), make(chan error, 1)
+	go func() {
+		done <- d.Subscribe(ctx, driver.Subscription{
+			Channels: []string{channel}, OnConfirmed: func() { events <- "confirmed" }, OnLost: func(error) { events <- "lost" },
+			OnMessage: func(_, payload string) { events <- payload },
+		})
+	}()
+	want(t, events, "confirmed")
+	c.nodes[0].stop() // for good: nobody takes its place
+	want(t, events, "lost")
+	until(t, events, "confirmed")
+	eventually(t, 30*time.Second, "publications arrive", func() bool {
+		_, _ = c.nodes[1].try("PUBLISH", channel, "hello")
+		select {
+		case e := <-events:
+			return e == "hello"
+		default:
+			return false
+		}
+	})
+	cancel()
+	<-done
+}
+
 func want(t testing.TB, events <-chan string, event string) {
 	t.Helper()
 	select {
@@ -193,8 +229,24 @@ func want(t testing.TB, events <-chan string, event string) {
 		if e != event {
 			t.Fatalf("%q, want %q", e, event)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatalf("nothing happens, want %q", event)
+	}
+}
+
+// until skips what happens before an event.
+func until(t testing.TB, events <-chan string, event string) {
+	t.Helper()
+	over := time.After(30 * time.Second)
+	for {
+		select {
+		case e := <-events:
+			if e == event {
+				return
+			}
+		case <-over:
+			t.Fatalf("no %q", event)
+		}
 	}
 }
 
@@ -242,11 +294,11 @@ func TestClusterFailover(t *testing.T) {
 	host, port, _ := splitAddr(c.nodes[0].addr)
 	replica.do("CLUSTER", "MEET", host, port)
 	primary := c.nodes[0].do("CLUSTER", "MYID").(string)
-	eventually(t, 20*time.Second, "replica is accepted", func() bool {
+	eventually(t, 30*time.Second, "replica is accepted", func() bool {
 		_, err := replica.try("CLUSTER", "REPLICATE", primary)
 		return err == nil
 	})
-	eventually(t, 20*time.Second, "replica is in sync", func() bool {
+	eventually(t, 30*time.Second, "replica is in sync", func() bool {
 		return replica.says("master_link_status:up", "INFO", "replication")
 	})
 	d := open(t, c.url())
@@ -267,21 +319,17 @@ func TestClusterFailover(t *testing.T) {
 	want(t, events, "confirmed")
 	must(t, d.Do(ctx, command("SET", key, "1")))
 	want(t, events, key)
-	eventually(t, 5*time.Second, "replica has the key", func() bool {
+	eventually(t, 30*time.Second, "replica has the key", func() bool {
 		return replica.says("keys=1", "INFO", "keyspace")
 	})
 	c.nodes[0].stop()
 	want(t, events, "lost")
-	eventually(t, 20*time.Second, "the driver finds the new primary", func() bool {
+	eventually(t, 30*time.Second, "the driver finds the new primary", func() bool {
 		try, stop := context.WithTimeout(ctx, time.Second)
 		defer stop()
 		return d.Do(try, command("SET", key, "2")).Err() == nil
 	})
-	for e := range events {
-		if e == "confirmed" {
-			break
-		}
-	}
+	until(t, events, "confirmed")
 	must(t, d.Do(ctx, command("SET", key, "3")))
 	want(t, events, key)
 	if d.Node(key) != replica.addr {

@@ -33,6 +33,8 @@ func (d *Driver) Dedicate(ctx context.Context, key string) (driver.Conn, error) 
 type conn struct {
 	link *link
 	gone atomic.Bool
+	// multi is whether a transaction is open.
+	multi bool
 }
 
 var errReturned = errors.New("redisx: the connection has been given back")
@@ -42,25 +44,44 @@ func (c *conn) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 }
 
 func (c *conn) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
-	replies := make([]driver.Reply, len(cmds))
-	if c.gone.Load() && !c.link.d.closing.Load() {
-		return fill(replies, 0, driver.ErrReply(driver.NotSent(errReturned)))
+	if err := c.refuse(ctx, cmds); err != nil {
+		return fill(make([]driver.Reply, len(cmds)), 0, driver.ErrReply(err))
 	}
-	refused := false
+	if c.transaction(cmds) {
+		return c.link.run(ctx, cmds) // a script sent again would run outside of it
+	}
+	return c.link.runScripts(ctx, cmds, false)
+}
+
+// refuse returns why none of these commands is sent. Keys in different slots are left to the server: it then also refuses the
+// transaction around them.
+func (c *conn) refuse(ctx context.Context, cmds []driver.Cmd) error {
+	if c.gone.Load() && !c.link.d.closing.Load() {
+		return driver.NotSent(errReturned)
+	}
+	if err := c.link.d.refuseAll(ctx); err != nil {
+		return err
+	}
 	for i := range cmds {
-		if err := c.link.d.refuse(ctx, &cmds[i]); err != nil {
-			replies[i] = driver.ErrReply(err)
-			refused = true
+		if err := cmds[i].Check(); err != nil {
+			return driver.NotSent(err)
 		}
 	}
-	if !refused {
-		return c.link.runScripts(ctx, cmds)
+	return nil
+}
+
+// transaction reports whether some of these commands belong to a transaction, and notes whether one is open after them.
+func (c *conn) transaction(cmds []driver.Cmd) bool {
+	part := c.multi
+	for i := range cmds {
+		switch cmds[i].Name() {
+		case "MULTI":
+			c.multi, part = true, true
+		case "EXEC", "DISCARD":
+			c.multi = false
+		}
 	}
-	at := pending(replies)
-	for i, r := range c.link.runScripts(ctx, pick(cmds, at)) {
-		replies[at[i]] = r
-	}
-	return replies
+	return part
 }
 
 func (c *conn) Close() error {

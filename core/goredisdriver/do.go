@@ -69,6 +69,9 @@ func (d *Driver) refuse(ctx context.Context, cmd *driver.Cmd) error {
 	if err := d.refuseAll(ctx); err != nil {
 		return err
 	}
+	if driver.ChangesConnection(cmd.Args) {
+		return driver.NotSent(cmd.CheckShared())
+	}
 	return d.invalid(cmd)
 }
 
@@ -83,7 +86,7 @@ func (d *Driver) refuseAll(ctx context.Context) error {
 	return nil
 }
 
-// invalid returns what is wrong with a command.
+// invalid returns what is wrong with a command by itself.
 func (d *Driver) invalid(cmd *driver.Cmd) error {
 	if err := cmd.Check(); err != nil {
 		return driver.NotSent(err)
@@ -210,12 +213,7 @@ func inline(ctx context.Context, node *redis.Client) bool {
 
 // watch puts a call under guard.
 func (d *Driver) watch(ctx context.Context, g *guarded, node *redis.Client) {
-	o := node.Options()
-	timeout := o.ReadTimeout
-	if o.WriteTimeout > 0 {
-		timeout = min(timeout, o.WriteTimeout)
-	}
-	d.guard.add(ctx, g, timeout, d.startGuard)
+	d.guard.add(ctx, g, node.Options().ReadTimeout, d.startGuard)
 }
 
 // patrol is the guard's goroutine.
@@ -239,10 +237,13 @@ func (p *patient) Done() <-chan struct{} {
 	return p.Context.Done()
 }
 
-// wrap returns the context to give to go-redis for an inline call.
-func (p *patient) wrap(ctx context.Context) context.Context {
+// patience returns the context to give to go-redis for an inline call. Hooks of an application may keep it.
+func (d *Driver) patience(ctx context.Context, p *patient) context.Context {
 	if _, ok := ctx.Deadline(); !ok {
 		return ctx
+	}
+	if !d.owned {
+		p = new(patient)
 	}
 	p.Context = ctx
 	p.asked.Store(false)
@@ -261,7 +262,7 @@ func (d *Driver) exec(ctx context.Context, node *redis.Client, args []string) dr
 	s.set(args, room, &s.one[0])
 	switch {
 	case inline(ctx, node):
-		s.ctx = s.patient.wrap(ctx)
+		s.ctx = d.patience(ctx, &s.patient)
 		s.run()
 		return s.finish(ctx)
 	case d.guard != nil:

@@ -15,7 +15,8 @@
 //
 //   - When ctx ends during a command, its connection is closed (Open), or kept until the reply arrives or the client's
 //     read timeout passes (New: there such a call runs on a pooled goroutine, which costs a few microseconds; a ctx of
-//     context.Background or driver.UntilDeadline avoids that, the latter if the client has ContextTimeoutEnabled).
+//     context.Background or driver.UntilDeadline avoids that, the latter if the client has ContextTimeoutEnabled). Close
+//     waits for such calls too: on a server that does not answer as long as the client's pool and read timeouts.
 //   - Blocking commands, dedicated connections, subscriptions and trackings have connections outside of the client's
 //     pools, opened with its address, TLS, credentials, database and OnConnect.
 //   - go-redis logs failures to connect on standard error. redis.SetLogger changes that for the whole process.

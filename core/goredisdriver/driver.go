@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -51,7 +52,8 @@ var errNoReadTimeout = errors.New("redisx: goredisdriver.New: the client has no 
 // the driver's promises: no retry of writes, deadlines and cancellation honoured. Other commands of the client are not
 // affected, and hooks added to a *redis.Client see the driver's commands; those added to a *redis.ClusterClient itself
 // do not, those added to its nodes (OnNewNode) do. Such hooks find arguments as *string, and must not keep a command
-// after they return. Close leaves the client open.
+// after they return. Next to a *redis.ClusterClient that reads from replicas (ReadOnly, RouteByLatency, RouteRandomly) the
+// driver has connections of its own to the primaries, which no hook sees. Close leaves the client open.
 //
 // It refuses nil, clients without a read timeout (a command given up could hold its connection, and Close, for ever) and
 // clients that hide where a command goes: *redis.Ring and foreign implementations.
@@ -87,6 +89,7 @@ func newDriver(client redis.UniversalClient, owned bool) *Driver {
 		closed: make(chan struct{}),
 		links:  map[*link]struct{}{}, idle: map[*redis.Client][]*link{},
 	}
+	d.nodes.busy = d.linked
 	d.base, d.stop = context.WithCancel(context.Background())
 	return d
 }
@@ -100,7 +103,7 @@ func (d *Driver) Caps(ctx context.Context) (driver.Caps, error) {
 		return driver.Caps{}, driver.ErrClosed
 	}
 	if caps := d.caps.Load(); caps != nil {
-		return *caps, nil
+		return copyCaps(caps), nil
 	}
 	caps, err := driver.Probe(ctx, d.Do)
 	if err != nil {
@@ -108,7 +111,14 @@ func (d *Driver) Caps(ctx context.Context) (driver.Caps, error) {
 	}
 	caps.Topology = d.nodes.topology
 	d.caps.CompareAndSwap(nil, &caps)
-	return *d.caps.Load(), nil
+	return copyCaps(d.caps.Load()), nil
+}
+
+// copyCaps keeps a caller from changing what the next one gets.
+func copyCaps(c *driver.Caps) driver.Caps {
+	caps := *c
+	caps.Commands = maps.Clone(c.Commands)
+	return caps
 }
 
 // Node returns the address of the primary that serves key in a Cluster, "" if it is not known yet or there is no Cluster.

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/go-redisx/redisx/core/driver"
 )
 
 // A call whose ctx may be cancelled has to be got out of a read on a connection that go-redis chose and does not name. A
@@ -21,6 +23,9 @@ const guardEvery = 10 * time.Millisecond
 // guard interrupts calls whose ctx has ended.
 type guard struct {
 	tags atomic.Uint64
+	// read and write are what the URL says if the two differ, otherwise zero. The client itself then has the longer one for
+	// both, as a call has one tag for both.
+	read, write time.Duration
 
 	mu      sync.Mutex
 	calls   *guarded // a list
@@ -44,9 +49,12 @@ func (g *guarded) Deadline() (time.Time, bool) { return g.deadline, true }
 // many calls can begin while others wait for the same millisecond.
 const tagBits = 20
 
-// add puts a call under guard. timeout is the shorter of the client's for reading and writing.
+// add puts a call under guard. timeout is the client's for reading and writing.
 func (gd *guard) add(ctx context.Context, g *guarded, timeout time.Duration, start func()) {
-	at := time.Now().Add(timeout - 5*time.Millisecond)
+	at := time.Now().Add(timeout)
+	if timeout > driver.PromptCancel { // a shorter one is soon over, whether it is told apart or not
+		at = at.Add(-5 * time.Millisecond)
+	}
 	if d, ok := ctx.Deadline(); ok && d.Before(at) {
 		at = d
 	}
@@ -150,14 +158,24 @@ func (gd *guard) wire(c net.Conn) net.Conn {
 	return w
 }
 
-func (w *wire) SetDeadline(t time.Time) error      { return w.set(t, w.Conn.SetDeadline) }
-func (w *wire) SetReadDeadline(t time.Time) error  { return w.set(t, w.Conn.SetReadDeadline) }
-func (w *wire) SetWriteDeadline(t time.Time) error { return w.set(t, w.Conn.SetWriteDeadline) }
+func (w *wire) SetDeadline(t time.Time) error { return w.set(t, 0, w.Conn.SetDeadline) }
+func (w *wire) SetReadDeadline(t time.Time) error {
+	return w.set(t, w.guard.read, w.Conn.SetReadDeadline)
+}
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	return w.set(t, w.guard.write, w.Conn.SetWriteDeadline)
+}
 
-func (w *wire) set(t time.Time, set func(time.Time) error) error {
+// set sets a deadline, and at most so much from now on if it is not zero.
+func (w *wire) set(t time.Time, most time.Duration, set func(time.Time) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tag = t.UnixNano()
+	if most > 0 && !t.IsZero() {
+		if last := time.Now().Add(most); last.Before(t) {
+			t = last
+		}
+	}
 	return set(t)
 }
 
@@ -173,5 +191,30 @@ func (w *wire) interrupt(tag int64) {
 
 func (w *wire) Close() error {
 	w.guard.conns.Delete(w)
-	return w.Conn.Close()
+	return shut(w.Conn)
+}
+
+// bare is the connection inside, for a link, which has its own deadlines.
+func (w *wire) bare() net.Conn { return w.Conn }
+
+// shut closes a connection at once. A [tls.Conn] would say goodbye, for which it waits up to 5 s.
+func shut(c net.Conn) error {
+	t, ok := c.(interface{ NetConn() net.Conn })
+	if !ok {
+		return c.Close()
+	}
+	err := t.NetConn().Close()
+	_ = c.Close()
+	return err
+}
+
+// lasting returns a context for the application, which may keep it, in place of one that is used again.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch c := ctx.(type) {
+	case *guarded:
+		return context.WithDeadline(c.Context, c.deadline)
+	case *patient:
+		return context.WithCancel(c.Context)
+	}
+	return context.WithCancel(ctx)
 }

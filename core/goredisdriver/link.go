@@ -31,6 +31,8 @@ type link struct {
 	dead   atomic.Bool
 	once   sync.Once
 	since  time.Time // idle since
+
+	readTimeout, writeTimeout time.Duration
 }
 
 var errBroken = errors.New("redisx: the connection is broken")
@@ -39,8 +41,18 @@ var errBroken = errors.New("redisx: the connection is broken")
 const handshakeTimeout = 5 * time.Second
 
 // private returns options for a client of the driver's own to the same server: no retries, no caching, no background work.
-func private(node *redis.Client) *redis.Options {
+func (n *nodes) private(node *redis.Client) *redis.Options {
 	o := *node.Options()
+	if n.readOnly {
+		connected := o.OnConnect
+		o.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+			err := c.ReadWrite(ctx).Err()
+			if err == nil && connected != nil {
+				err = connected(ctx, c)
+			}
+			return err
+		}
+	}
 	o.PoolSize, o.MinIdleConns, o.MaxIdleConns, o.MaxActiveConns, o.MaxConcurrentDials = 1, 0, 0, 0, 0
 	o.PipelinePoolSize = -1
 	o.MaxRetries, o.DialerRetries = -1, 1
@@ -82,7 +94,7 @@ func (d *Driver) dial(ctx context.Context, node *redis.Client, protocol int) (*l
 }
 
 func (d *Driver) open(ctx context.Context, node *redis.Client, protocol int) (*link, error) {
-	o := private(node)
+	o := d.nodes.private(node)
 	if protocol != 0 {
 		o.Protocol = protocol
 	}
@@ -90,7 +102,10 @@ func (d *Driver) open(ctx context.Context, node *redis.Client, protocol int) (*l
 	dialer := o.Dialer
 	o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dialer(ctx, network, addr)
-		if err == nil {
+		if w, ok := c.(interface{ bare() net.Conn }); ok && err == nil {
+			b := w.bare()
+			conn.Store(&b)
+		} else if err == nil {
 			conn.Store(&c)
 		}
 		return c, err
@@ -100,10 +115,13 @@ func (d *Driver) open(ctx context.Context, node *redis.Client, protocol int) (*l
 	// go-redis reads without regard to cancellation, but not from a connection that is closed.
 	defer context.AfterFunc(ctx, func() {
 		if c := conn.Load(); c != nil {
-			_ = (*c).Close()
+			_ = shut(*c)
 		}
 	})()
-	l := &link{d: d, node: node, opener: redis.NewClient(o)}
+	l := &link{d: d, node: node, opener: redis.NewClient(o), readTimeout: o.ReadTimeout, writeTimeout: o.WriteTimeout}
+	if g := d.guard; g != nil && g.read > 0 {
+		l.readTimeout, l.writeTimeout = g.read, g.write
+	}
 	id, err := l.opener.Do(ctx, "CLIENT", "ID").Int64()
 	if _, refused := errors.AsType[redis.Error](err); refused && conn.Load() != nil && l.opener.PoolStats().TotalConns > 0 {
 		err = nil // connected, but the server or its ACL does not tell the id
@@ -134,13 +152,25 @@ func (l *link) close() {
 	l.dead.Store(true)
 	l.once.Do(func() {
 		if l.conn != nil {
-			_ = l.conn.Close()
+			_ = shut(l.conn)
 		}
 		_ = l.opener.Close()
 		l.d.mu.Lock()
 		delete(l.d.links, l)
 		l.d.mu.Unlock()
 	})
+}
+
+// linked reports whether there are links that belong to a node.
+func (d *Driver) linked(node *redis.Client) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for l := range d.links {
+		if l.node == node {
+			return true
+		}
+	}
+	return false
 }
 
 // past is a deadline that ends whatever waits for the connection.
@@ -248,14 +278,14 @@ const unblockWithin = 40 * time.Millisecond
 // watch lets ctx end what the link waits for. The function it returns ends the watch; it reports whether ctx ended and
 // whether nothing is left that could hit a later command.
 func (l *link) watch(ctx context.Context, blocking bool) func() (ended, sure bool) {
-	deadline := time.Now().Add(l.opener.Options().ReadTimeout)
+	deadline := time.Now().Add(l.readTimeout)
 	if blocking {
 		deadline = time.Time{}
 	} else if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	_ = l.conn.SetReadDeadline(deadline)
-	_ = l.conn.SetWriteDeadline(time.Now().Add(l.opener.Options().WriteTimeout))
+	_ = l.conn.SetWriteDeadline(time.Now().Add(l.writeTimeout))
 	if ctx.Done() == nil {
 		return func() (bool, bool) { return false, true }
 	}

@@ -23,15 +23,20 @@ type nodes struct {
 	topology driver.Topology
 	// real says that the servers know slots; a ClusterClient with ClusterSlots of its own pretends.
 	real bool
+	// readOnly says that connections of the client's own nodes are READONLY. A server that is no primary any more would answer
+	// reads on them, and nobody would notice: the driver has connections of its own.
+	readOnly bool
 
 	loaded atomic.Bool   // the slots are known, so that looking one up does no I/O
 	next   atomic.Uint32 // spreads commands without a key
+
+	busy func(*redis.Client) bool // whether links belong to it
 
 	mu    sync.Mutex
 	extra map[string]*extraNode
 }
 
-// extraNode is a server that only a redirection named.
+// extraNode is a server that only a redirection named, or any with readOnly.
 type extraNode struct {
 	client *redis.Client
 	used   time.Time
@@ -45,6 +50,7 @@ func newNodes(client redis.UniversalClient) *nodes {
 	switch c := client.(type) {
 	case *redis.ClusterClient:
 		n.cluster, n.topology, n.real = c, driver.Cluster, c.Options().ClusterSlots == nil
+		n.readOnly = c.Options().ReadOnly && n.real
 	case *redis.Client:
 		if c.Options().Addr == failoverAddr {
 			n.topology = driver.Sentinel
@@ -70,6 +76,9 @@ func (n *nodes) forKey(ctx context.Context, key string) (*redis.Client, error) {
 		return nil, err
 	}
 	n.loaded.Store(true)
+	if n.readOnly {
+		return n.own(c.Options().Addr, c)
+	}
 	return c, nil
 }
 
@@ -86,17 +95,23 @@ func (n *nodes) reload() {
 // at returns a client for the address in a redirection that came from a node. go-redis does not tell its own client for
 // an address, and the new node may not be in its table yet, so that this is one more, in use until the table is new.
 func (n *nodes) at(addr string, from *redis.Client) (*redis.Client, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
+	colon := strings.LastIndexByte(addr, ':') // servers write fd00::1:6379
+	if colon < 0 || colon == len(addr)-1 {
 		return nil, fmt.Errorf("redisx: redirected to the address %q", addr)
 	}
+	host, port := strings.Trim(addr[:colon], "[]"), addr[colon+1:]
 	if host == "" { // the server does not know its own name: it means the one it was reached by
 		host, _, _ = net.SplitHostPort(from.Options().Addr)
-		addr = net.JoinHostPort(host, port)
 	}
+	addr = net.JoinHostPort(host, port)
 	if from.Options().Addr == addr {
 		return from, nil
 	}
+	return n.own(addr, from)
+}
+
+// own returns a client of the driver's own for an address, with the options of another one.
+func (n *nodes) own(addr string, from *redis.Client) (*redis.Client, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.extra == nil {
@@ -107,12 +122,13 @@ func (n *nodes) at(addr string, from *redis.Client) (*redis.Client, error) {
 		return e.client, nil
 	}
 	for other, e := range n.extra { // the table of slots has been read again since
-		if time.Since(e.used) > extraFor {
+		stats := e.client.PoolStats()
+		if time.Since(e.used) > extraFor && stats.TotalConns == stats.IdleConns && !n.busy(e.client) {
 			delete(n.extra, other)
 			_ = e.client.Close()
 		}
 	}
-	o := private(from)
+	o := n.private(from)
 	o.Addr, o.NodeAddress = addr, addr
 	o.PoolSize = from.Options().PoolSize
 	c := redis.NewClient(o)

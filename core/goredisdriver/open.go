@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +38,17 @@ func Open(ctx context.Context, url string, opts ...Option) (*Driver, error) {
 		cfg.tls = nil
 	}
 	gd := &guard{}
+	if e.ReadTimeout != e.WriteTimeout {
+		gd.read, gd.write = e.ReadTimeout, e.WriteTimeout
+	}
+	if f := cfg.credentials; f != nil {
+		cfg.credentials = func(ctx context.Context) (string, string, error) {
+			ctx, cancel := lasting(ctx)
+			defer cancel()
+			return f(ctx)
+		}
+	}
+	cfg.stage = new(atomic.Uint32)
 	d := newDriver(client(e, cfg, gd), true)
 	d.guard = gd
 	if err := d.ping(ctx); err != nil {
@@ -45,7 +57,7 @@ func Open(ctx context.Context, url string, opts ...Option) (*Driver, error) {
 		} else {
 			_ = d.Close()
 		}
-		return nil, fmt.Errorf("redisx: connecting to %s: %w", e, explain(err, e, cfg))
+		return nil, openFailed(err, e, cfg)
 	}
 	return d, nil
 }
@@ -59,19 +71,58 @@ func (d *Driver) ping(ctx context.Context) error {
 	return err
 }
 
+// openError is one line for an error of any shape.
+type openError struct {
+	text string
+	err  error
+}
+
+func (e *openError) Error() string { return e.text }
+func (e *openError) Unwrap() error { return e.err }
+
+var oneLine = strings.NewReplacer("redisx: ", "", "\n", "; ")
+
+// openFailed says why Open failed.
+func openFailed(err error, e *core.Endpoint, cfg config) error {
+	cause := err
+	if op, ok := errors.AsType[*driver.OpError](err); ok { // that the PING was not sent is no news
+		cause = op.Err
+	}
+	text := strings.TrimSpace(oneLine.Replace(cause.Error()))
+	if why := explain(err, e, cfg); why != "" {
+		text = why + ": " + text
+	}
+	return &openError{text: fmt.Sprintf("redisx: connecting to %s: %s", e, text), err: err}
+}
+
 // explain names the cause where the text of the server or client alone does not.
-func explain(err error, e *core.Endpoint, cfg config) error {
+func explain(err error, e *core.Endpoint, cfg config) string {
+	withTLS, without := "rediss://", "redis://"
+	if e.Topology != driver.Standalone {
+		withTLS, without = "parameter tls=true", "parameter tls=false"
+	}
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	inTLS := cfg.stage.Load() == shaking
+	op, _ := errors.AsType[*driver.OpError](err)
 	switch text := err.Error(); {
 	case errors.Is(err, errNoPrimary), strings.Contains(text, "redis: nil"):
-		return fmt.Errorf("the Sentinels know no primary %q: %w", e.MasterName, err)
+		return fmt.Sprintf("the Sentinels know no primary %q", e.MasterName)
+	case e.Topology == driver.Sentinel && strings.Contains(strings.ToLower(text), "unknown command 'sentinel'"):
+		return "the server is no Sentinel (redis:// is for a single server)"
 	case strings.Contains(text, "cluster support disabled"):
-		return fmt.Errorf("the server is no Cluster (redis:// is for a single server): %w", err)
+		return "the server is no Cluster (redis:// is for a single server)"
 	case strings.Contains(text, "cluster: no nodes"), strings.Contains(text, "CLUSTERDOWN"):
-		return fmt.Errorf("the Cluster serves no slots: %w", err)
+		return "the Cluster serves no slots"
+	case noTLS:
+		return fmt.Sprintf("the server does not speak TLS (%s is without)", without)
+	case inTLS && (cutOff(err) || timeout(err) || errors.Is(err, context.Canceled)):
+		return fmt.Sprintf("no answer to the TLS handshake; perhaps the server does not speak TLS (%s is without)", without)
 	case cfg.tls != nil && cfg.tls.Certificates == nil && cutOff(err):
-		return fmt.Errorf("the server broke the connection off after TLS was set up; it may require a client certificate (parameters cert and key): %w", err)
+		return "the server broke the connection off after TLS was set up; it may require a client certificate (parameters cert and key)"
+	case cfg.tls == nil && e.Network == "tcp" && cutOff(err) && op != nil && !op.Sent:
+		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s)", withTLS)
 	}
-	return err
+	return ""
 }
 
 // cutOff reports whether the server closed the connection.
@@ -86,7 +137,7 @@ const (
 
 // client makes the go-redis client for an endpoint.
 func client(e *core.Endpoint, cfg config, gd *guard) redis.UniversalClient {
-	dial := gd.dialer(cfg.dial(e))
+	dial, timeout := gd.dialer(cfg.dial(e)), max(e.ReadTimeout, e.WriteTimeout)
 	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // it looks up host names, and no server here has it
 	switch e.Topology {
 	case driver.Cluster:
@@ -94,7 +145,7 @@ func client(e *core.Endpoint, cfg config, gd *guard) redis.UniversalClient {
 			Addrs: e.Addrs, ClientName: e.ClientName, Protocol: e.Protocol,
 			Username: e.Username, Password: e.Password, CredentialsProviderContext: cfg.credentials,
 			Dialer: dial, DialTimeout: e.DialTimeout, DialerRetries: 1,
-			ReadTimeout: e.ReadTimeout, WriteTimeout: e.WriteTimeout, ContextTimeoutEnabled: true,
+			ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
 			MaxRetries: noRetries, PoolSize: e.PoolSize, PipelinePoolSize: onePool, DisableIdentity: true,
 			DisableRoutingPolicies: true, MaintNotificationsConfig: quiet,
 		})
@@ -105,7 +156,7 @@ func client(e *core.Endpoint, cfg config, gd *guard) redis.UniversalClient {
 			ClientName: e.ClientName, Protocol: e.Protocol, DB: e.DB,
 			Username: e.Username, Password: e.Password, CredentialsProviderContext: cfg.credentials,
 			Dialer: dial, DialTimeout: e.DialTimeout, DialerRetries: 1,
-			ReadTimeout: e.ReadTimeout, WriteTimeout: e.WriteTimeout, ContextTimeoutEnabled: true,
+			ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
 			MaxRetries: noRetries, PoolSize: e.PoolSize, PipelinePoolSize: onePool, DisableIdentity: true,
 		})
 	}
@@ -113,7 +164,7 @@ func client(e *core.Endpoint, cfg config, gd *guard) redis.UniversalClient {
 		Network: e.Network, Addr: e.Addrs[0], ClientName: e.ClientName, Protocol: e.Protocol, DB: e.DB,
 		Username: e.Username, Password: e.Password, CredentialsProviderContext: cfg.credentials,
 		Dialer: dial, DialTimeout: e.DialTimeout, DialerRetries: 1,
-		ReadTimeout: e.ReadTimeout, WriteTimeout: e.WriteTimeout, ContextTimeoutEnabled: true,
+		ReadTimeout: timeout, WriteTimeout: timeout, ContextTimeoutEnabled: true,
 		MaxRetries: noRetries, PoolSize: e.PoolSize, PipelinePoolSize: onePool, DisableIdentity: true, MaintNotificationsConfig: quiet,
 	})
 }
@@ -158,10 +209,12 @@ func (c config) dial(e *core.Endpoint) dialFunc {
 			cfg.ServerName = host
 		}
 		secure := tls.Client(conn, cfg)
+		c.stage.CompareAndSwap(0, shaking)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("TLS with %s: %w", addr, err)
 		}
+		c.stage.Store(shaken)
 		return secure, nil
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,7 +17,14 @@ type config struct {
 	tls         *tls.Config
 	dialer      dialFunc
 	credentials func(ctx context.Context) (user, password string, err error)
+	stage       *atomic.Uint32
 }
+
+// Stages of opening: how far a TLS handshake has come with any server.
+const (
+	shaking uint32 = iota + 1
+	shaken
+)
 
 type option func(*config)
 

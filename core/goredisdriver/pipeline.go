@@ -3,6 +3,7 @@ package goredisdriver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +21,10 @@ func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	var replies []driver.Reply // made when one is known
 	refused, blocking := 0, false
 	for i := range cmds {
+		if driver.ChangesConnection(cmds[i].Args) { // the others may be meant to be part of a transaction
+			err := driver.NotSent(cmds[i].CheckShared())
+			return fill(make([]driver.Reply, len(cmds)), 0, driver.ErrReply(err))
+		}
 		if err := d.invalid(&cmds[i]); err != nil {
 			if replies == nil {
 				replies = make([]driver.Reply, len(cmds))
@@ -82,11 +87,13 @@ func pick(cmds []driver.Cmd, at []int) []driver.Cmd {
 // repair sends again what may be sent again: reads whose connection broke, and scripts the server did not know, with their
 // source.
 func (d *Driver) repair(ctx context.Context, cmds []driver.Cmd, replies []driver.Reply) {
-	var reads, scripts []int
+	var reads []int
+	failed := false
 	for i := range replies {
 		if replies[i].Err() == nil {
 			continue
 		}
+		failed = true
 		if cmds[i].Mode == driver.ReadOnly && broken(replies[i]) {
 			reads = append(reads, i)
 		}
@@ -94,19 +101,17 @@ func (d *Driver) repair(ctx context.Context, cmds []driver.Cmd, replies []driver
 	if len(reads) > 0 && d.pause(ctx, 0) {
 		d.sendAll(ctx, cmds, reads, replies)
 	}
-	for i := range replies {
-		if replies[i].Err() == nil || !cmds[i].NeedsSource(replies[i]) {
-			continue
-		}
-		if scripts == nil {
-			cmds = append([]driver.Cmd(nil), cmds...) // the caller's list stays as it is
-		}
-		cmds[i] = cmds[i].WithSource()
-		scripts = append(scripts, i)
+	if !failed {
+		return
 	}
+	again, scripts := driver.SendAgain(cmds, replies)
 	switch {
 	case len(scripts) == 0:
 	case d.pause(ctx, 0):
+		cmds = slices.Clone(cmds) // the caller's list stays as it is
+		for k, i := range scripts {
+			cmds[i] = again[k]
+		}
 		d.sendAll(ctx, cmds, scripts, replies)
 	default: // too late to send them again: the server has not run them
 		err := driver.ErrClosed
@@ -135,7 +140,7 @@ func (d *Driver) sendAll(ctx context.Context, cmds []driver.Cmd, at []int, repli
 		return
 	}
 	for range maxRedirects {
-		if groups = d.redirected(ctx, groups, replies); len(groups) == 0 {
+		if groups = d.redirected(ctx, cmds, groups, replies); len(groups) == 0 {
 			break
 		}
 		d.execGroups(ctx, cmds, groups, replies)
@@ -149,10 +154,10 @@ func (d *Driver) sendAll(ctx context.Context, cmds []driver.Cmd, at []int, repli
 }
 
 // redirected groups the commands that were answered MOVED or ASK by where they have to go, in order.
-func (d *Driver) redirected(ctx context.Context, from []group, replies []driver.Reply) (groups []group) {
+func (d *Driver) redirected(ctx context.Context, cmds []driver.Cmd, from []group, replies []driver.Reply) (groups []group) {
 	for _, g := range from {
-		for _, i := range g.at {
-			addr, ask, ok := redirection(replies[i])
+		for k, i := range g.at {
+			addr, ask, ok := redirect(cmds, replies, g.at, k)
 			if !ok {
 				continue
 			}
@@ -243,6 +248,7 @@ type batch struct {
 	worker  bool
 	patient patient
 	guarded guarded
+	guard   *guard // of a batch on a worker
 }
 
 // mostKept is how many commands and arguments a batch that is kept for the next use may have.
@@ -276,6 +282,10 @@ func newBatch(ctx context.Context, node *redis.Client, cmds []driver.Cmd) *batch
 
 func (b *batch) run() {
 	b.err = b.process()
+	if b.guard != nil {
+		b.guard.remove(&b.guarded)
+		b.guard = nil
+	}
 	if b.worker {
 		b.done <- struct{}{}
 	}
@@ -300,7 +310,7 @@ func (d *Driver) runBatch(ctx context.Context, b *batch) []driver.Reply {
 	b.worker = false
 	switch {
 	case inline(ctx, b.client):
-		b.ctx = b.patient.wrap(ctx)
+		b.ctx = d.patience(ctx, &b.patient)
 		b.run()
 		return b.finish(ctx)
 	case d.guard != nil:
@@ -313,9 +323,20 @@ func (d *Driver) runBatch(ctx context.Context, b *batch) []driver.Reply {
 	return d.waitBatch(ctx, b, d.startBatch(b))
 }
 
+// startBatch runs a batch on a worker. Under guard that gives its connection back soon after its caller left.
 func (d *Driver) startBatch(b *batch) (started bool) {
 	b.worker = true
-	return d.workers.start(b)
+	if d.guard != nil && !inline(b.ctx, b.client) {
+		d.watch(b.ctx, &b.guarded, b.client)
+		b.guard, b.ctx = d.guard, &b.guarded
+	}
+	if !d.workers.start(b) {
+		if b.guard != nil {
+			b.guard.remove(&b.guarded)
+		}
+		return false
+	}
+	return true
 }
 
 // waitBatch returns the replies, as far as ctx allows.

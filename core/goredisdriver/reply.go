@@ -155,6 +155,7 @@ func (b *builder) add(r driver.Reply) error {
 		}
 		kind := top.kind
 		r = driver.ListReply(top.list)
+		*top = frame{} // or the list would live as long as the builder
 		b.stack = b.stack[:len(b.stack)-1]
 		if kind == '|' {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type server struct {
 	bin  string
 	args []string
 	cmd  *exec.Cmd
+	over chan struct{} // closed when it has ended
 }
 
 // startServer runs redis-server, or another program that takes the same arguments, on a free port.
@@ -41,12 +43,18 @@ func startProgram(t testing.TB, bin string, args ...string) *server {
 		}
 		t.Skipf("SKIPPED: %s is not on PATH", bin)
 	}
-	port := freePort(t)
-	s := &server{t: t, addr: fmt.Sprintf("127.0.0.1:%d", port), bin: path}
-	s.args = append(args, "--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--loglevel", "warning")
-	s.start()
-	t.Cleanup(s.stop)
-	return s
+	for range 5 {
+		port := freePort(t)
+		s := &server{t: t, addr: fmt.Sprintf("127.0.0.1:%d", port), bin: path}
+		s.args = append(slices.Clone(args), "--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--loglevel", "warning")
+		if s.start() {
+			t.Cleanup(s.stop)
+			return s
+		}
+		s.stop() // somebody else took the port
+	}
+	t.Fatalf("%s does not start", bin)
+	return nil
 }
 
 func freePort(t testing.TB) int {
@@ -67,32 +75,53 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
-func (s *server) start() {
+// start reports false if the server ended: it could not have its port.
+func (s *server) start() bool {
 	s.t.Helper()
-	s.cmd = exec.Command(s.bin, s.args...)
+	s.cmd, s.over = exec.Command(s.bin, s.args...), make(chan struct{})
 	s.cmd.SysProcAttr = dieWithParent()
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	eventually(s.t, 10*time.Second, "server accepts connections", func() bool {
-		c, err := net.Dial("tcp", s.addr)
-		if err != nil {
-			return false
+	go func(cmd *exec.Cmd, over chan struct{}) { _ = cmd.Wait(); close(over) }(s.cmd, s.over)
+	ended := false
+	eventually(s.t, 30*time.Second, "server answers", func() bool {
+		select {
+		case <-s.over:
+			ended = true
+		default:
 		}
-		_ = c.Close()
-		return true
+		return ended || s.itself()
 	})
+	return !ended
+}
+
+// itself reports whether this server, and not another one, answers at its address.
+func (s *server) itself() bool {
+	password := ""
+	if i := slices.Index(s.args, "--requirepass"); i >= 0 {
+		password = s.args[i+1]
+	}
+	c := redis.NewClient(&redis.Options{Addr: s.addr, Password: password, MaxRetries: -1, DialerRetries: 1, Protocol: 2})
+	defer func() { _ = c.Close() }()
+	info, err := c.Info(context.Background(), "server").Result()
+	return err == nil && strings.Contains(info, fmt.Sprintf("process_id:%d\r", s.cmd.Process.Pid))
 }
 
 func (s *server) stop() {
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
+		<-s.over
 		s.cmd = nil
 	}
 }
 
-func (s *server) restart() { s.stop(); s.start() }
+func (s *server) restart() {
+	s.stop()
+	if !s.start() {
+		s.t.Errorf("the server does not start again")
+	}
+}
 
 // eventually polls until f holds.
 func eventually(t testing.TB, within time.Duration, what string, f func() bool) {
@@ -108,7 +137,7 @@ func eventually(t testing.TB, within time.Duration, what string, f func() bool) 
 
 func open(t testing.TB, url string, opts ...Option) *Driver {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	d, err := Open(ctx, url, opts...)
 	if err != nil {

@@ -33,7 +33,7 @@ func startCluster(t testing.TB) *cluster {
 		}
 	}
 	for _, n := range c.nodes {
-		eventually(t, 20*time.Second, "cluster is ok", func() bool {
+		eventually(t, 30*time.Second, "cluster is ok", func() bool {
 			info := n.do("CLUSTER", "INFO").(string)
 			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
 		})
@@ -102,12 +102,12 @@ func startSentinels(t testing.TB) *sentinels {
 	s.replica = startServer(t, "--replicaof", host+" "+port)
 	conf := tempFile(t, "sentinel.conf", []byte(fmt.Sprintf("sentinel monitor mymaster %s %s 1\nsentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n", host, port)))
 	s.sentinel = startProgram(t, "redis-sentinel", conf)
-	eventually(t, 20*time.Second, "Sentinel knows the replica", func() bool {
+	eventually(t, 30*time.Second, "Sentinel knows the replica", func() bool {
 		v, err := s.sentinel.try("SENTINEL", "REPLICAS", "mymaster")
 		list, _ := v.([]any)
 		return err == nil && len(list) == 1
 	})
-	eventually(t, 20*time.Second, "replica is in sync", func() bool { return s.primary.says("state=online", "INFO", "replication") })
+	eventually(t, 30*time.Second, "replica is in sync", func() bool { return s.primary.says("state=online", "INFO", "replication") })
 	return s
 }
 

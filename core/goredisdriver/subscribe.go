@@ -75,6 +75,8 @@ type subscription struct {
 	pause backoff
 	// to is where a redirection sent the next attempt.
 	to *redis.Client
+	// last is where the attempt before this one was made.
+	last *redis.Client
 
 	link      *link
 	missing   map[string]bool // channels not confirmed yet
@@ -87,10 +89,11 @@ func (s *subscription) attempt(ctx context.Context) error {
 	node := s.to
 	if s.to = nil; node == nil {
 		var err error
-		if node, err = s.d.node(ctx, s.Channels[0]); err != nil {
+		if node, err = s.place(ctx); err != nil {
 			return err
 		}
 	}
+	s.last = node
 	link, err := s.d.dial(ctx, node, 0)
 	if err != nil {
 		s.d.nodes.reload()
@@ -123,6 +126,21 @@ func (s *subscription) attempt(ctx context.Context) error {
 	}
 	s.d.nodes.reload()
 	return err
+}
+
+// place returns the node to subscribe at. Every node of a Cluster gets every message of plain channels, so that the failover of
+// the one that was tried last is not waited for.
+func (s *subscription) place(ctx context.Context) (*redis.Client, error) {
+	node, err := s.d.node(ctx, s.Channels[0])
+	if err != nil || node != s.last || s.Sharded || !s.d.nodes.real {
+		return node, err
+	}
+	for range 16 { // what this draws may be the same node again
+		if other, err := s.d.node(ctx, ""); err == nil && other != s.last {
+			return other, nil
+		}
+	}
+	return node, nil
 }
 
 // message handles what the server sends: confirmations and messages.

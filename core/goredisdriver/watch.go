@@ -89,8 +89,8 @@ func speaksRESP3(r driver.Reply) error {
 
 // isPrimary judges the answer to ROLE. Who may not ask is believed.
 func isPrimary(r driver.Reply) error {
-	list, err := r.List()
-	if err != nil || len(list) == 0 {
+	list, _ := r.List()
+	if len(list) == 0 {
 		return nil
 	}
 	if role, _ := list[0].Text(); role != "" && role != "master" && role != "primary" {

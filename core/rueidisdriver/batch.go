@@ -3,7 +3,7 @@ package rueidisdriver
 import (
 	"context"
 	"errors"
-	"strings"
+	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/redis/rueidis"
@@ -15,13 +15,15 @@ func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		return nil
 	}
 	var faults []error // by index; nil if there are none, as always
-	blocking, scripts, readOnly, over := false, false, true, d.over()
+	blocking, scripts, readOnly := false, false, true
+	if d.over() {
+		return failReplies(make([]driver.Reply, len(cmds)), driver.ErrClosed)
+	}
 	for i := range cmds {
-		err := d.check(&cmds[i])
-		if over {
-			err = driver.ErrClosed
-		}
-		if err != nil {
+		if err := d.check(&cmds[i]); err != nil {
+			if driver.ChangesConnection(cmds[i].Args) {
+				return failReplies(make([]driver.Reply, len(cmds)), err)
+			}
 			if faults == nil {
 				faults = make([]error, len(cmds))
 			}
@@ -34,18 +36,19 @@ func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	if faults == nil && !blocking && !scripts {
 		return d.sendMulti(ctx, cmds, readOnly)
 	}
-	send := func(cmds []driver.Cmd) []driver.Reply { return d.sendMulti(ctx, cmds, readOnly) }
-	if blocking {
-		send = func(cmds []driver.Cmd) []driver.Reply { return d.block(ctx, cmds) }
+	send := func(cmds []driver.Cmd) []driver.Reply { return d.block(ctx, cmds) }
+	if !blocking {
+		once := func(cmds []driver.Cmd) []driver.Reply { return d.sendMulti(ctx, cmds, readOnly) }
+		send = func(cmds []driver.Cmd) []driver.Reply {
+			replies := once(cmds)
+			resendScripts(cmds, replies, once)
+			return replies
+		}
 	}
 	if faults != nil {
 		return withFaults(cmds, faults, send)
 	}
-	replies := send(cmds)
-	if !blocking {
-		resendScripts(cmds, replies, send)
-	}
-	return replies
+	return send(cmds)
 }
 
 // withFaults sends the commands that can be sent and puts the faults of the others in their places.
@@ -63,27 +66,20 @@ func withFaults(cmds []driver.Cmd, faults []error, send func([]driver.Cmd) []dri
 	if len(good) == 0 {
 		return replies
 	}
-	got := send(good)
-	resendScripts(good, got, send)
-	for i, r := range got {
+	for i, r := range send(good) {
 		replies[at[i]] = r
 	}
 	return replies
 }
 
-// resendScripts sends the scripts that the server did not know once more, with their source, in one pipeline.
+// resendScripts sends the scripts that the server did not know once more, with their source, in one pipeline. A WAIT behind
+// one of them is sent again too, as it has to confirm what the script writes.
 func resendScripts(cmds []driver.Cmd, replies []driver.Reply, send func([]driver.Cmd) []driver.Reply) {
-	var unknown []driver.Cmd
-	var at []int
-	for i := range cmds {
-		if cmds[i].NeedsSource(replies[i]) {
-			unknown, at = append(unknown, cmds[i].WithSource()), append(at, i)
-		}
-	}
-	if unknown == nil {
+	again, at := driver.SendAgain(cmds, replies)
+	if again == nil {
 		return
 	}
-	for i, r := range send(unknown) {
+	for i, r := range send(again) {
 		replies[at[i]] = r
 	}
 }
@@ -95,7 +91,7 @@ func (d *Driver) sendMulti(ctx context.Context, cmds []driver.Cmd, readOnly bool
 	if !d.tryMulti(ctx, cmds, replies) {
 		return replies
 	}
-	for attempt := 0; attempt < maxForeign; attempt++ {
+	for attempt, since := 0, time.Now(); attempt < maxForeign && time.Since(since) < foreignFor; attempt++ {
 		var failed []driver.Cmd
 		var at []int
 		for i, r := range replies {
@@ -165,42 +161,12 @@ func (d *Driver) buildRouted(cs []rueidis.Completed, cmds []driver.Cmd) []rueidi
 	if near == "" {
 		near = d.anywhere()
 	}
-	transaction := isTransaction(cmds)
 	for i := range cmds {
 		cmd := cmds[i]
-		switch {
-		case cmd.Keys.Count > 0:
-			cs = append(cs, d.build(&cmd))
-		case transaction:
-			cs = append(cs, d.builder.Arbitrary(cmd.Args...).Build())
-		default:
-			if cmd.Near == "" {
-				cmd.Near = near
-			}
-			cs = append(cs, d.build(&cmd))
+		if cmd.Keys.Count == 0 && cmd.Near == "" {
+			cmd.Near = near
 		}
+		cs = append(cs, d.build(&cmd))
 	}
 	return cs
-}
-
-// isTransaction reports whether a list holds a MULTI and belongs to one slot, which one of its commands has a key in. The
-// client follows a redirection for such a list as a whole, if the commands without a key are left without a slot. Taken
-// one by one its commands would run outside of the transaction.
-func isTransaction(cmds []driver.Cmd) bool {
-	slot, keyed, multi := -1, false, false
-	for i := range cmds {
-		c := &cmds[i]
-		multi = multi || len(c.Args) == 1 && strings.EqualFold(c.Args[0], "MULTI")
-		keyed = keyed || c.Keys.Count > 0
-		route := c.Route()
-		if route == "" && c.Keys.Count == 0 {
-			continue
-		}
-		s := int(driver.Slot(route))
-		if slot >= 0 && s != slot {
-			return false
-		}
-		slot = s
-	}
-	return multi && keyed
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -32,19 +31,113 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 		return failReplies(replies, err)
 	}
 	c, err := d.acquire(ctx, key)
-	for moves := 0; err == nil; moves++ {
-		replies = c.DoMulti(ctx, cmds)
-		_ = c.Close()
-		to := moved(replies)
-		if to == "" || moves >= maxMoves || d.topology != driver.Cluster {
-			return replies
+	if err != nil {
+		return failReplies(replies, err)
+	}
+	replies = c.DoMulti(ctx, cmds)
+	_ = c.Close()
+	for moves := 0; moves < maxMoves && d.topology == driver.Cluster; moves++ {
+		at, to := redirected(cmds, replies)
+		if at == nil {
+			break
 		}
-		var at node
-		if at, err = d.follow(ctx, key, to); err == nil {
-			c, err = d.acquireAt(ctx, at)
+		some := make([]driver.Cmd, len(at))
+		for i, n := range at {
+			some[i] = cmds[n]
+		}
+		for i, r := range d.elsewhere(ctx, some, to) {
+			if n := at[i]; cmds[n].Waits() {
+				replies[n] = fewer(replies[n], r)
+			} else {
+				replies[n] = r
+			}
 		}
 	}
-	return failReplies(replies, err)
+	return replies
+}
+
+// elsewhere sends commands to the node they were redirected to. None of them has run yet, but for those that confirm.
+func (d *Driver) elsewhere(ctx context.Context, cmds []driver.Cmd, to redirect) []driver.Reply {
+	replies := make([]driver.Reply, len(cmds))
+	at, err := d.follow(ctx, cmds[0].Route(), to)
+	if err != nil {
+		return failReplies(replies, err)
+	}
+	c, err := d.acquireAt(ctx, at)
+	if err != nil {
+		return failReplies(replies, err)
+	}
+	if to.code == "ASK" {
+		replies = c.asking(ctx, cmds)
+	} else {
+		replies = c.DoMulti(ctx, cmds)
+	}
+	_ = c.Close()
+	return replies
+}
+
+// asking sends commands to the node that a slot is moving to, which takes them only after ASKING.
+func (c *conn) asking(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
+	send := func(cmds []driver.Cmd) []driver.Reply {
+		replies := make([]driver.Reply, len(cmds))
+		if err := c.usable(ctx); err != nil {
+			return failReplies(replies, err)
+		}
+		list := make([]driver.Cmd, 0, 2*len(cmds))
+		at := make([]int, len(cmds))
+		blocking := false
+		for i := range cmds {
+			if cmds[i].Keys.Count > 0 {
+				list = append(list, driver.Cmd{Args: []string{"ASKING"}})
+			}
+			at[i] = len(list)
+			list = append(list, cmds[i])
+			blocking = blocking || cmds[i].Mode == driver.Blocking
+		}
+		got := c.exec(ctx, list, blocking)
+		for i := range replies {
+			replies[i] = got[at[i]]
+		}
+		return replies
+	}
+	replies := send(cmds)
+	resendScripts(cmds, replies, send)
+	return replies
+}
+
+// redirected returns the commands that have to be sent to another node, and how: those it was said of, and the WAIT behind
+// them, which confirms writes on its own connection only. It returns nil if there are none, or several places to go.
+func redirected(cmds []driver.Cmd, replies []driver.Reply) (at []int, to redirect) {
+	for i, r := range replies {
+		if here, ok := redirection(r); ok {
+			if at != nil && (here.code != to.code || here.addr != to.addr) {
+				return nil, to
+			}
+			at, to = append(at, i), here
+		} else if at != nil && r.Err() == nil && cmds[i].Waits() {
+			at = append(at, i)
+		}
+	}
+	return at, to
+}
+
+// fewer is what two nodes confirmed together.
+func fewer(a, b driver.Reply) driver.Reply {
+	switch {
+	case a.Kind() == driver.KindInt && b.Kind() == driver.KindInt:
+		n, _ := a.Int64()
+		m, _ := b.Int64()
+		return driver.IntReply(min(n, m))
+	case a.Kind() == driver.KindList && b.Kind() == driver.KindList:
+		as, _ := a.List()
+		bs, _ := b.List()
+		both := make([]driver.Reply, min(len(as), len(bs)))
+		for i := range both {
+			both[i] = fewer(as[i], bs[i])
+		}
+		return driver.ListReply(both)
+	}
+	return b
 }
 
 // oneNode returns the key that routes a list with a Blocking command, or why the list has no single place.
@@ -58,27 +151,11 @@ func (d *Driver) oneNode(cmds []driver.Cmd) (key string, err error) {
 		case d.topology != driver.Cluster, driver.Slot(key) == driver.Slot(route):
 		default:
 			if a, b := d.slots.node(key), d.slots.node(route); a == "" || a != b {
-				return "", fmt.Errorf("%w: a list with a blocking command must belong to one node; its keys are in different slots", driver.ErrInvalid)
+				return "", driver.NotSent(fmt.Errorf("%w: a list with a blocking command must belong to one node; its keys are in different slots", driver.ErrInvalid))
 			}
 		}
 	}
 	return key, nil
-}
-
-// moved returns the address that every reply redirects to, or "".
-func moved(replies []driver.Reply) (addr string) {
-	for _, r := range replies {
-		e, ok := r.Err().(*driver.ServerError)
-		if !ok || e.Code() != "MOVED" {
-			return ""
-		}
-		fields := strings.Fields(e.Error())
-		if len(fields) < 3 || addr != "" && addr != fields[2] {
-			return ""
-		}
-		addr = fields[2]
-	}
-	return addr
 }
 
 // awaitBlocking waits for a job that blocks on the server. When ctx ends it asks the server to end it, and waits a moment

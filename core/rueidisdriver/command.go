@@ -1,6 +1,9 @@
 package rueidisdriver
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/redis/rueidis"
 )
@@ -40,20 +43,36 @@ func (d *Driver) anywhere() string {
 
 var spread = [16]string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"}
 
-// check returns why a command cannot be sent, or nil.
+// check returns why a command cannot be sent on a shared connection, or nil.
 func (d *Driver) check(cmd *driver.Cmd) error {
-	if k := cmd.Keys; len(cmd.Args) == 0 || cmd.Args[0] == "" || k != (driver.Keys{}) && (k != firstArg || len(cmd.Args) < 2) {
-		if err := cmd.Check(); err != nil { // copies the command, so not for every one of a pipeline
-			return err
-		}
+	if driver.ChangesConnection(cmd.Args) {
+		return driver.NotSent(cmd.CheckShared())
 	}
-	if driver.TakesOver(cmd.Args) {
-		return cmd.Check()
+	if err := valid(cmd); err != nil {
+		return err
 	}
 	if d.topology == driver.Cluster && cmd.Keys.Count > 1 && !cmd.SameSlot() {
 		return driver.CrossSlot().Err()
 	}
 	return nil
+}
+
+// valid is Cmd.Check, which copies the command: it is not called for every one of a pipeline.
+func valid(cmd *driver.Cmd) error {
+	k := cmd.Keys
+	if len(cmd.Args) > 0 && builderPanics(cmd.Args[0]) && !driver.TakesOver(cmd.Args) {
+		return driver.NotSent(fmt.Errorf("%w: the client takes %q for a SUBSCRIBE; use a client of your own", driver.ErrInvalid, cmd.Args[0]))
+	}
+	if len(cmd.Args) == 0 || cmd.Args[0] == "" || k != (driver.Keys{}) && (k != firstArg || len(cmd.Args) < 2) || driver.TakesOver(cmd.Args) {
+		return driver.NotSent(cmd.Check())
+	}
+	return nil
+}
+
+// builderPanics reports whether the client's builder panics on a name, which it does on all that end in SUBSCRIBE.
+func builderPanics(name string) bool {
+	n := len(name)
+	return n >= len("SUBSCRIBE") && name[n-1]|0x20 == 'e' && strings.HasSuffix(strings.ToUpper(name), "SUBSCRIBE")
 }
 
 var firstArg = driver.Key(1)

@@ -3,7 +3,6 @@ package rueidisdriver
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,8 +32,11 @@ type conn struct {
 	broken atomic.Pointer[error]
 	ended  sync.Once
 	closed atomic.Bool
-	// dirty is true if the connection is in a state the next user must not find: watching keys, another database, …
+	// dirty is true if the connection is in a state the next user must not find: watching keys, another database, a command
+	// that has not ended, …
 	dirty bool
+	// queueing is true between MULTI and EXEC.
+	queueing bool
 	// spareSince is when it became spare.
 	spareSince time.Time
 }
@@ -57,8 +59,11 @@ func (d *Driver) acquire(ctx context.Context, key string) (*conn, error) {
 		return nil, driver.NotSent(err)
 	}
 	at, err := d.nodeOf(ctx, key)
-	if err != nil {
-		return nil, err
+	if err != nil { // of a question that came before
+		if op, ok := errors.AsType[*driver.OpError](err); ok {
+			err = op.Err
+		}
+		return nil, driver.NotSent(err)
 	}
 	return d.acquireAt(ctx, at)
 }
@@ -77,6 +82,7 @@ func (d *Driver) acquireAt(ctx context.Context, at node) (*conn, error) {
 			return c, nil
 		}
 		c.discard()
+		d.dropSpare(at) // as good as this one, and each would be waited for
 		if err := ctx.Err(); err != nil {
 			return nil, driver.NotSent(err)
 		}
@@ -97,7 +103,12 @@ func (d *Driver) open(ctx context.Context, at node) (*conn, error) {
 	var state atomic.Int32
 	j := &job{done: make(chan struct{}, 1)}
 	j.fn = func() {
-		c.wire, _ = at.client.Dedicate()
+		wire, giveBack := at.client.Dedicate()
+		if state.Load() == abandoned { // for want of a free one, perhaps, and others wait for it
+			giveBack()
+			return
+		}
+		c.wire = wire
 		result := c.wire.Do(withoutDeadline{ctx}, c.route(d.builder.ClientId().Build()))
 		switch failed := result.NonRedisError(); {
 		case failed != nil:
@@ -114,12 +125,29 @@ func (d *Driver) open(ctx context.Context, at node) (*conn, error) {
 			c.wire.Close()
 		}
 	}
+	spare, leave := d.queueForSpare(at)
+	defer leave()
 	if !d.start(j) {
 		return nil, driver.ErrClosed
 	}
-	if !j.await(ctx) && state.CompareAndSwap(waiting, abandoned) {
-		d.calm.Store(0)
-		return nil, driver.NotSent(ctx.Err())
+	// The client's pool may be empty because its connections are here.
+	select {
+	case <-j.done:
+	case <-ctx.Done():
+		if !j.await(ctx) && state.CompareAndSwap(waiting, abandoned) {
+			d.calm.Store(0)
+			return nil, driver.NotSent(ctx.Err())
+		}
+	case <-d.ctx.Done(): // A client given to New goes on.
+		if state.CompareAndSwap(waiting, abandoned) {
+			return nil, driver.ErrClosed
+		}
+	case other := <-spare:
+		if !state.CompareAndSwap(waiting, abandoned) {
+			_ = other.Close() // both came
+			break
+		}
+		return other, nil
 	}
 	if state.Load() == taken && err == nil {
 		return c, d.adopt(c)
@@ -172,25 +200,22 @@ func (c *conn) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 	if err := c.usable(ctx); err != nil {
 		return failReplies(replies, err)
 	}
-	var faults []error
-	blocking := false
 	for i := range cmds {
-		if err := c.d.check(&cmds[i]); err != nil {
-			if faults == nil {
-				faults = make([]error, len(cmds))
-			}
-			faults[i] = err
-			continue
+		if err := valid(&cmds[i]); err != nil {
+			return failReplies(replies, err) // all of it, as it may be a transaction
 		}
+	}
+	blocking, queueing := false, c.queueing
+	for i := range cmds {
 		blocking = blocking || cmds[i].Mode == driver.Blocking
 		c.note(&cmds[i])
+		queueing = queueing || c.queueing
 	}
 	send := func(cmds []driver.Cmd) []driver.Reply { return c.exec(ctx, cmds, blocking) }
-	if faults != nil {
-		return withFaults(cmds, faults, send)
-	}
 	replies = send(cmds)
-	resendScripts(cmds, replies, send)
+	if !queueing { // a script sent again would run outside of its transaction, or change what is in it
+		resendScripts(cmds, replies, send)
+	}
 	return replies
 }
 
@@ -213,13 +238,15 @@ func (c *conn) usable(ctx context.Context) error {
 
 // note keeps track of what a command does to the connection.
 func (c *conn) note(cmd *driver.Cmd) {
+	if !driver.ChangesConnection(cmd.Args) {
+		return
+	}
+	c.dirty = true
 	switch cmd.Name() {
-	case "WATCH", "MULTI", "SELECT", "AUTH", "HELLO", "READONLY", "READWRITE", "ASKING":
-		c.dirty = true
-	case "CLIENT":
-		if len(cmd.Args) > 1 && !strings.EqualFold(cmd.Args[1], "ID") {
-			c.dirty = true
-		}
+	case "MULTI":
+		c.queueing = true
+	case "EXEC", "DISCARD":
+		c.queueing = false
 	}
 }
 
@@ -249,11 +276,16 @@ func (c *conn) exec(ctx context.Context, cmds []driver.Cmd, blocking bool) []dri
 		done = j.await(ctx)
 	}
 	if !done {
-		c.fail(ctx.Err())
+		c.fail(errors.New("connection given up when the context of a command ended"))
 		return failReplies(replies, driver.Unknown(ctx.Err()))
 	}
 	for i := range j.results {
 		replies[i] = c.reply(ctx, &j.results[i])
+		if replies[i].Kind() == driver.KindError && c.d.topology == driver.Cluster {
+			if to, ok := redirection(replies[i]); ok && to.code == "MOVED" {
+				c.d.slots.learn(c.d, to)
+			}
+		}
 		if blocking && cmds[i].Mode == driver.Blocking && replies[i].IsNil() && ctx.Err() != nil {
 			replies[i] = driver.ErrReply(&endedError{ctx.Err()})
 		}
@@ -270,6 +302,7 @@ func (c *conn) reply(ctx context.Context, result *rueidis.RedisResult) driver.Re
 	if ctx.Err() == nil || !isContext(err) {
 		c.fail(plain(err))
 	}
+	c.dirty = true // What was given up may go on at the server, with everybody else behind it.
 	if c.d.closed.Load() {
 		err = errConnClosed
 	}

@@ -23,8 +23,13 @@ func (t *tracker) cover(ctx context.Context, l *listener, at node) {
 		if !t.d.pause(ctx, delay.step()) {
 			return
 		}
-		if t.d.topology == driver.Sentinel {
+		switch t.d.topology {
+		case driver.Sentinel:
 			at = t.d.sentinelPrimary()
+		case driver.Cluster: // The client may have replaced what connects to the node.
+			if fresh, ok := t.d.clusterPrimaries()[l.name]; ok {
+				at = fresh
+			}
 		}
 	}
 }
@@ -52,7 +57,10 @@ func (t *tracker) coverOnce(ctx context.Context, l *listener, at node, delay *ba
 					if err == nil {
 						err = errConnClosed
 					}
-					end <- err
+					select {
+					case end <- err:
+					default: // said already
+					}
 					return
 				default:
 				}

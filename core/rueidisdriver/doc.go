@@ -20,7 +20,16 @@
 // lists in the order the server sent them.
 //
 // SUBSCRIBE and its relatives, MONITOR, RESET, QUIT, SYNC, PSYNC and CLIENT REPLY cannot be sent as commands: they take
-// over a connection that others use. [Driver.Subscribe] and [Driver.Track] are there instead.
+// over a connection that others use. [Driver.Subscribe] and [Driver.Track] are there instead. What changes a connection,
+// such as MULTI or SELECT, needs one of its own: see [Driver.Dedicate].
+//
+// # What the client cannot bear
+//
+// The client trusts its server. A reply with an impossible length ("$9999999999999", "*-5") or a reply to SUBSCRIBE that
+// none is ends the process with a panic, on a goroutine of the client's that nobody else can guard. In a Cluster the client
+// looks for an address in every error that begins with MOVED or ASK, also in one that a script made up; a script must not
+// return such errors. Where the driver can it turns that panic into an outcome that is unknown; in a pipeline over several
+// nodes it cannot.
 //
 // # What it costs
 //

@@ -19,11 +19,12 @@ type Driver struct {
 	client   rueidis.Client
 	builder  rueidis.Builder
 	topology driver.Topology
-	owned    bool
+	// owned makes the connections of a client that Open made; nil if the client was given to New.
+	owned *dialer
 	// strict means that the client may ignore cancellation at any time: see inLine.
 	strict bool
-	// tracking makes a client for Track if the main one cannot (RESP2); nil without.
-	tracking func(ctx context.Context) (rueidis.Client, error)
+	// tracking makes a driver for Track if the main one cannot (RESP2); nil without.
+	tracking func(ctx context.Context) (*Driver, error)
 
 	calm, inFlight atomic.Int32
 	turn           atomic.Uint32
@@ -42,6 +43,7 @@ type Driver struct {
 	idle    []*worker
 	conns   map[*conn]struct{}
 	spare   map[string][]*conn
+	waiting map[string][]chan *conn // for a spare connection, first come first served
 	caps    *driver.Caps
 
 	slots slotMap
@@ -79,7 +81,7 @@ func New(client rueidis.Client) (*Driver, error) {
 }
 
 func newDriver(client rueidis.Client) *Driver {
-	d := &Driver{client: client, builder: client.B(), conns: map[*conn]struct{}{}, spare: map[string][]*conn{}}
+	d := &Driver{client: client, builder: client.B(), conns: map[*conn]struct{}{}, spare: map[string][]*conn{}, waiting: map[string][]chan *conn{}}
 	switch client.Mode() {
 	case rueidis.ClientModeCluster:
 		d.topology = driver.Cluster
@@ -125,7 +127,8 @@ func (d *Driver) send(ctx context.Context, cmd *driver.Cmd) (r driver.Reply) {
 
 // repeat sends a command again that failed, as often as that is allowed.
 func (d *Driver) repeat(ctx context.Context, cmd *driver.Cmd, r *driver.Reply) {
-	for attempt := 0; d.again(ctx, cmd, *r, attempt); attempt++ {
+	since := time.Now()
+	for attempt := 0; d.again(ctx, cmd, *r, attempt, since); attempt++ {
 		if !d.try(ctx, cmd, r) {
 			return
 		}
@@ -152,7 +155,12 @@ func (d *Driver) try(ctx context.Context, cmd *driver.Cmd, r *driver.Reply) (fai
 	c, free := d.build(cmd), driver.DeadlineOnly(ctx)
 	if d.inLine(ctx, free) {
 		d.inFlight.Add(1)
-		result := d.client.Do(d.reduce(ctx, free), c)
+		var result rueidis.RedisResult
+		if d.topology == driver.Cluster {
+			result = guardedDo(d.reduce(ctx, free), d.client, c)
+		} else {
+			result = d.client.Do(d.reduce(ctx, free), c)
+		}
 		d.inFlight.Add(-1)
 		return d.convert(ctx, &result, r)
 	}
@@ -164,7 +172,7 @@ func (d *Driver) try(ctx context.Context, cmd *driver.Cmd, r *driver.Reply) (fai
 func (d *Driver) failed(err error) {
 	d.calm.Store(0)
 	d.slots.doubt(d)
-	if errors.Is(err, rueidis.ErrClosing) && !d.owned && d.topology == driver.Standalone {
+	if errors.Is(err, rueidis.ErrClosing) && d.owned == nil && d.topology == driver.Standalone {
 		// Only its owner closes the connections of such a client. What was on its way then may have been sent; what
 		// comes now is not.
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
@@ -178,18 +186,19 @@ func (d *Driver) failed(err error) {
 const (
 	// maxRepeats is how often a ReadOnly command is sent again: without a deadline, it must not go on for ever.
 	maxRepeats = 3
-	// maxForeign is how often a command is tried again that others kept from being sent.
+	// maxForeign is how often, and foreignFor for how long, a command is tried again that others kept from being sent.
 	maxForeign = 30
+	foreignFor = 2 * time.Second
 )
 
 // again reports whether to send a command once more after the failure r, and waits before. A ReadOnly command may be
 // repeated after any failure of the connection, any other only if it certainly was not sent and the failure was not its own.
-func (d *Driver) again(ctx context.Context, cmd *driver.Cmd, r driver.Reply, attempt int) bool {
+func (d *Driver) again(ctx context.Context, cmd *driver.Cmd, r driver.Reply, attempt int, since time.Time) bool {
 	if !transport(r) || d.closed.Load() {
 		return false
 	}
 	if errors.Is(r.Err(), errForeign) {
-		return attempt < maxForeign && d.pause(ctx, repeatAfter(attempt))
+		return attempt < maxForeign && time.Since(since) < foreignFor && d.pause(ctx, repeatAfter(attempt))
 	}
 	return cmd.Mode == driver.ReadOnly && attempt < maxRepeats && d.pause(ctx, repeatAfter(attempt))
 }
@@ -250,10 +259,17 @@ func (d *Driver) Caps(ctx context.Context) (driver.Caps, error) {
 // Unwrap returns the rueidis.Client.
 func (d *Driver) Unwrap() any { return d.client }
 
-// Close implements [driver.Driver]. Commands on their way fail with an outcome that is unknown.
+// closeGrace is how long connections may take to end by themselves.
+const closeGrace = 200 * time.Millisecond
+
+// closeWithin is how long Close waits for what a client given to New does not return from.
+const closeWithin = 5 * time.Second
+
+// Close implements [driver.Driver]. Commands on their way fail with an outcome that is unknown. It waits for what the driver
+// started, and for no more than 5 s if that waits for the pool of a client given to New.
 func (d *Driver) Close() error {
 	if !d.closed.CompareAndSwap(false, true) {
-		d.wg.Wait()
+		d.wait(d.wg.Wait)
 		return nil
 	}
 	d.cancel()
@@ -273,12 +289,38 @@ func (d *Driver) Close() error {
 	for _, c := range conns {
 		closing.Go(c.discard)
 	}
-	if d.owned {
+	if d.owned != nil {
+		// The client waits for every connection to answer, one second for each that does not. With RESP2 it dials one more
+		// for each it gives up.
+		d.owned.stop()
+		impatience := time.AfterFunc(closeGrace, d.owned.cut)
+		defer impatience.Stop()
 		d.client.Close()
 	}
-	closing.Wait()
-	d.wg.Wait()
+	d.wait(closing.Wait, d.wg.Wait)
 	return nil
+}
+
+// wait waits for every goroutine. The pool of a client given to New may be empty for as long as the application likes, and
+// nothing ends the wait for a connection then but the connection, which is given back.
+func (d *Driver) wait(ends ...func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, end := range ends {
+			end()
+		}
+	}()
+	if d.owned != nil {
+		<-done
+		return
+	}
+	limit := time.NewTimer(closeWithin)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
 }
 
 // run runs fn on a goroutine that Close waits for. It reports false, without running it, once the driver is closed.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,7 +89,16 @@ func TestRepliesAreWhatTheServerSent(t *testing.T) {
 			{"NOSUCH", "ERR", "ERR unknown command 'NOSUCH'"},
 		} {
 			var e *driver.ServerError
-			err := d.Do(ctx, cmd(strings.Fields(c.args)...)).Err()
+			do := d.Do
+			if strings.HasPrefix(c.args, "SELECT") {
+				conn, err := d.Dedicate(ctx, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				do = conn.Do
+			}
+			err := do(ctx, cmd(strings.Fields(c.args)...)).Err()
 			if !errors.As(err, &e) || e.Code() != c.code || !strings.HasPrefix(e.Error(), c.text) {
 				t.Errorf("%s: %v", c.args, err)
 			}
@@ -220,7 +230,14 @@ func TestDeadServerEndsReadsWithoutDeadline(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("still trying")
 	}
-	if err := d.Do(context.Background(), keyed("SET", "k", "v")).Err(); !errors.Is(err, driver.ErrNotSent) {
+	// A connection that was not used since may take the first command with it.
+	var err error
+	for range 100 {
+		if err = d.Do(context.Background(), keyed("SET", "k", "v")).Err(); errors.Is(err, driver.ErrNotSent) {
+			break
+		}
+	}
+	if !errors.Is(err, driver.ErrNotSent) {
 		t.Errorf("write to a dead server: %v, want ErrNotSent", err)
 	}
 	s.start()
@@ -341,6 +358,51 @@ func TestCaps(t *testing.T) {
 		}
 		if d.Node("k") != "" {
 			t.Error("a single server has a node name")
+		}
+	}
+}
+
+// TestCloseWithASilentServer has connections of every kind that do not answer any more.
+func TestCloseWithASilentServer(t *testing.T) {
+	for _, params := range []string{"", "?protocol=2"} {
+		for what, begin := range map[string]func(d *Driver){
+			"nothing": func(*Driver) {},
+			"connection": func(d *Driver) {
+				if _, err := d.Dedicate(t.Context(), ""); err != nil {
+					t.Error(err)
+				}
+			},
+			"subscription": func(d *Driver) {
+				j, _, _ := subscribe(t, d, driver.Subscription{Channels: []string{"a"}})
+				j.wait(5*time.Second, "confirmed", 1)
+			},
+			"tracking": func(d *Driver) {
+				j, _, _ := track(t, d, "a")
+				j.wait(5*time.Second, "confirmed", 1)
+			},
+		} {
+			t.Run(what+params, func(t *testing.T) {
+				s := startServer(t)
+				d := open(t, s.url()+params)
+				for range 200 { // every connection there is
+					d.Do(t.Context(), reading("GET", "k"))
+				}
+				begin(d)
+				s.signal(syscall.SIGSTOP)
+				defer s.signal(syscall.SIGCONT)
+				start := time.Now()
+				_ = d.Close()
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("Close took %v", took)
+				} else {
+					t.Log(took)
+				}
+				d.owned.mu.Lock()
+				defer d.owned.mu.Unlock()
+				if n := len(d.owned.live); n != 0 {
+					t.Errorf("%d connections are left", n)
+				}
+			})
 		}
 	}
 }

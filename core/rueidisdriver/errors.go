@@ -17,7 +17,7 @@ var (
 	// errConnClosed stands for the client's own sentinel, which must not leak.
 	errConnClosed = errors.New("connection closed")
 	// errForeign is a failure that another command's context caused. It strikes only commands that had not left yet.
-	errForeign = errors.New("connection ended by another command's deadline")
+	errForeign = errors.New("connection ended by another deadline")
 )
 
 // dialError marks a failure before a connection was ready for commands. Whatever waited for it was not sent.
@@ -41,6 +41,9 @@ func failure(ctx context.Context, err error) error {
 	}
 	_, dialling := errors.AsType[*dialError](err)
 	switch {
+	case isContext(err) && ctxErr == nil && dialFailed(err):
+		// Another command's deadline, or the dialer's own timeout, which calls itself context.DeadlineExceeded.
+		return driver.NotSent(fmt.Errorf("%w (%s)", errForeign, err.Error())) // not its context error: that was somebody else's
 	case isContext(err) && ctxErr == nil:
 		// The client keeps a context error only in connections that broke while dialing, or while a single command used
 		// them unpipelined. Nothing else had been written to them.
@@ -73,12 +76,18 @@ func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
+// dialFailed reports whether a client's own dialer failed.
+func dialFailed(err error) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "dial"
+}
+
 // notSent reports whether err shows that no connection was ready, so that no command left.
 func notSent(err error) bool {
 	if _, ok := errors.AsType[*dialError](err); ok {
 		return true
 	}
-	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
+	if dialFailed(err) {
 		return true
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,8 @@ const (
 	slotsPause = 200 * time.Millisecond
 	// lookWithin bounds one look at the topology.
 	lookWithin = 2 * time.Second
+	// lookNext is how long one node may take before another is asked too.
+	lookNext = 200 * time.Millisecond
 )
 
 // node is one server of the deployment.
@@ -74,16 +77,63 @@ func (d *Driver) nodeAt(addr, key string) node {
 	return node{client: d.client, shared: d.client, pin: key}
 }
 
-// follow returns the node that a redirection for key names. The client learns of it by a command it may redirect itself.
-func (d *Driver) follow(ctx context.Context, key, addr string) (node, error) {
-	d.slots.doubt(d)
-	if _, ok := d.client.Nodes()[addr]; !ok {
-		r := d.send(ctx, &driver.Cmd{Args: []string{"EXISTS", key}, Keys: driver.Key(1), Mode: driver.ReadOnly})
-		if err := r.Err(); err != nil {
-			return node{}, err
+// follow returns the node that a redirection for key names. The client learns of a new one by a command that it redirects
+// itself, whatever comes of that.
+func (d *Driver) follow(ctx context.Context, key string, to redirect) (node, error) {
+	if _, ok := d.client.Nodes()[to.addr]; !ok {
+		_ = d.send(ctx, &driver.Cmd{Args: []string{"EXISTS", key}, Keys: driver.Key(1), Mode: driver.ReadOnly})
+		if err := ctx.Err(); err != nil {
+			return node{}, driver.NotSent(err)
 		}
 	}
-	return d.nodeAt(addr, key), nil
+	return d.nodeAt(to.addr, key), nil
+}
+
+// redirect is what MOVED or ASK says.
+type redirect struct {
+	code string
+	slot uint16
+	addr string
+}
+
+// redirection reads a reply that is MOVED or ASK: "MOVED 3999 127.0.0.1:6381".
+func redirection(r driver.Reply) (to redirect, ok bool) {
+	e, ok := r.Err().(*driver.ServerError)
+	if !ok || e.Code() != "MOVED" && e.Code() != "ASK" {
+		return to, false
+	}
+	fields := strings.Fields(e.Error())
+	if len(fields) < 3 {
+		return to, false
+	}
+	slot, err := strconv.ParseUint(fields[1], 10, 16)
+	host, port, found := cutLast(fields[2], ":")
+	if err != nil || slot >= driver.Slots || !found || host == "" || host == "?" {
+		return to, false
+	}
+	return redirect{code: e.Code(), slot: uint16(slot), addr: net.JoinHostPort(strings.Trim(host, "[]"), port)}, true
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// learn takes note of a slot that moved, so that the next connection for it goes to the right place at once.
+func (s *slotMap) learn(d *Driver, to redirect) {
+	if old := s.table.Load(); old != nil && old.owner(to.slot) != to.addr {
+		t := &slotTable{names: old.names, slots: old.slots}
+		i := slices.Index(t.names, to.addr)
+		if i < 0 {
+			i = len(t.names)
+			t.names = append(slices.Clip(t.names), to.addr)
+		}
+		t.slots[to.slot] = uint16(i + 1)
+		s.table.CompareAndSwap(old, t) // a look that ended meanwhile knows more
+	}
+	s.doubt(d)
 }
 
 // slotMap is what the driver knows of a Cluster: which node serves which slot.
@@ -101,25 +151,27 @@ type slotTable struct {
 	slots [driver.Slots]uint16 // index in names plus 1, 0 if not served
 }
 
-func (s *slotMap) node(key string) string {
-	t := s.table.Load()
-	if t == nil {
+func (s *slotMap) node(key string) string { return s.table.Load().owner(driver.Slot(key)) }
+
+// owner returns the node that serves a slot, or "".
+func (t *slotTable) owner(slot uint16) string {
+	if t == nil || t.slots[slot] == 0 {
 		return ""
 	}
-	if i := t.slots[driver.Slot(key)]; i > 0 {
-		return t.names[i-1]
-	}
-	return ""
+	return t.names[t.slots[slot]-1]
 }
 
-// keyOf returns a key that a node serves, given by its number in slots.
+// keyOf returns a key that a node serves, given by its number in slots, or "" if it serves none.
 func (t *slotTable) keyOf(number uint16) string {
+	if !slices.Contains(t.slots[:], number) {
+		return ""
+	}
 	for i := range 1 << 20 {
 		if key := "redisx-" + strconv.Itoa(i); t.slots[driver.Slot(key)] == number {
 			return key
 		}
 	}
-	return "" // a slot map that contradicts itself
+	return ""
 }
 
 func (s *slotMap) signal() chan struct{} {
@@ -129,13 +181,16 @@ func (s *slotMap) signal() chan struct{} {
 
 // doubt has the map looked up again soon, if anybody uses it.
 func (s *slotMap) doubt(d *Driver) {
-	if d.topology == driver.Cluster && s.table.Load() != nil && !s.dirty.Swap(true) {
+	if d.topology != driver.Cluster || s.table.Load() == nil {
+		return
+	}
+	if !s.dirty.Swap(true) {
 		select {
 		case s.signal() <- struct{}{}:
 		default:
 		}
-		s.keep(d)
 	}
+	s.keep(d)
 }
 
 // Node implements [driver.Router]. It returns "" unless the driver talks to a Cluster. The first call starts a goroutine
@@ -160,7 +215,12 @@ func (s *slotMap) keep(d *Driver) {
 	}
 	wake := s.signal()
 	loop := func() {
-		defer s.running.Store(false)
+		defer func() {
+			s.running.Store(false)
+			if s.dirty.Load() { // doubted when this was about to end
+				s.keep(d)
+			}
+		}()
 		for s.asked.Swap(false) || s.dirty.Load() || s.table.Load() == nil {
 			s.dirty.Store(false)
 			ctx, cancel := context.WithTimeout(d.ctx, lookWithin)
@@ -187,21 +247,48 @@ func (s *slotMap) keep(d *Driver) {
 	}
 }
 
-// look reads the slot map from the servers.
+// look reads the slot map from the servers: from one, and from the next as well if that takes its time, as a node that is
+// silent tells nothing.
 func (d *Driver) look(ctx context.Context) error {
-	var last error
-	for addr, client := range d.client.Nodes() {
-		t, err := d.readSlots(ctx, addr, client)
-		if err == nil {
-			d.slots.table.Store(t)
-			return nil
-		}
-		if last = err; ctx.Err() != nil {
-			break
-		}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		t   *slotTable
+		err error
 	}
-	if last == nil {
-		last = driver.NotSent(errors.New("no node of the Cluster is known"))
+	nodes := d.client.Nodes()
+	answers := make(chan answer, len(nodes))
+	next := time.NewTimer(lookNext)
+	defer next.Stop()
+	last := driver.NotSent(errors.New("no node of the Cluster is known"))
+	asked, open := 0, 0
+	for addr, client := range nodes {
+		if !d.run(func() {
+			t, err := d.readSlots(ctx, addr, client)
+			answers <- answer{t, err}
+		}) {
+			return driver.ErrClosed
+		}
+		asked, open = asked+1, open+1
+		next.Reset(lookNext)
+		for waiting := true; waiting && open > 0; {
+			late := next.C
+			if asked == len(nodes) {
+				late = nil
+			}
+			select {
+			case a := <-answers:
+				if a.err == nil {
+					d.slots.table.Store(a.t)
+					return nil
+				}
+				last, open = a.err, open-1
+			case <-late:
+				waiting = false
+			case <-ctx.Done():
+				return driver.Unknown(ctx.Err())
+			}
+		}
 	}
 	return last
 }

@@ -2,11 +2,14 @@ package rueidisdriver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-redisx/redisx/core"
@@ -52,26 +55,24 @@ func Open(ctx context.Context, url string, opts ...Option) (*Driver, error) {
 		e.TLS = cfg.tls
 	}
 	option := clientOption(e, &cfg)
-	client, err := dialClient(ctx, e, &cfg, option)
+	d, err := dialDriver(ctx, e, &cfg, option)
 	if err != nil {
-		return nil, openError(ctx, e, err)
+		return nil, openError(ctx, e, &cfg, err)
 	}
-	d := newDriver(client)
-	d.owned = true
 	d.strict = option.DisableAutoPipelining
 	if option.AlwaysRESP2 {
 		option.AlwaysRESP2 = false
-		d.tracking = func(ctx context.Context) (rueidis.Client, error) {
-			client, err := dialClient(ctx, e, &cfg, option)
+		d.tracking = func(ctx context.Context) (*Driver, error) {
+			other, err := dialDriver(ctx, e, &cfg, option)
 			if err != nil {
-				return nil, openError(ctx, e, err)
+				return nil, openError(ctx, e, &cfg, err)
 			}
-			return client, nil
+			return other, nil
 		}
 	}
 	if err := d.verify(ctx, e); err != nil {
 		_ = d.Close()
-		return nil, openError(ctx, e, err)
+		return nil, openError(ctx, e, &cfg, err)
 	}
 	return d, nil
 }
@@ -120,9 +121,9 @@ func (d *Driver) inquire(ctx context.Context, cmd driver.Cmd) driver.Reply {
 // openTimeout bounds the questions of Open when its ctx does not.
 const openTimeout = 10 * time.Second
 
-// dialClient makes a client. NewClient knows no ctx, so it runs on a goroutine; when ctx ends its connections are closed,
-// which ends it.
-func dialClient(ctx context.Context, e *core.Endpoint, cfg *config, option rueidis.ClientOption) (rueidis.Client, error) {
+// dialDriver makes a driver with a client of its own. NewClient knows no ctx, so it runs on a goroutine; when ctx ends its
+// connections are closed, which ends it.
+func dialDriver(ctx context.Context, e *core.Endpoint, cfg *config, option rueidis.ClientOption) (*Driver, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -164,7 +165,9 @@ func dialClient(ctx context.Context, e *core.Endpoint, cfg *config, option rueid
 		m.client.Close()
 		return nil, err
 	}
-	return m.client, nil
+	d := newDriver(m.client)
+	d.owned = dials
+	return d, nil
 }
 
 // newClient makes a client. Some failures leave one behind that would go on dialling.
@@ -223,7 +226,7 @@ func clientOption(e *core.Endpoint, cfg *config) rueidis.ClientOption {
 var errNoCluster = errors.New("the server is not a Cluster (cluster-enabled no); use redis:// or rediss:// for a single server")
 
 // openError says what went wrong, in one sentence and without a password.
-func openError(ctx context.Context, e *core.Endpoint, err error) error {
+func openError(ctx context.Context, e *core.Endpoint, cfg *config, err error) error {
 	if op, ok := errors.AsType[*driver.OpError](err); ok {
 		err = op.Err
 	}
@@ -242,8 +245,40 @@ func openError(ctx context.Context, e *core.Endpoint, err error) error {
 		cause = fmt.Errorf("database %d: %w", e.DB, cause)
 	case answered && e.Topology == driver.Cluster && strings.Contains(server.Error(), "cluster support disabled"):
 		cause = errNoCluster
+	case e.Topology == driver.Sentinel && answered && strings.Contains(strings.ToLower(server.Error()), "unknown command 'sentinel'"):
+		cause = fmt.Errorf("the server is no Sentinel (redis:// is for a single server): %w", cause)
 	}
-	return fmt.Errorf("redisx: opening %s: %w", e, &redacted{cause, e})
+	if why := cfg.heard.explain(e, cause); why != "" {
+		cause = fmt.Errorf("%s: %w", why, cause)
+	}
+	return fmt.Errorf("redisx: connecting to %s: %w", e, &redacted{cause, e})
+}
+
+// explain tells what a failure to connect has to do with TLS, or "".
+func (h *heard) explain(e *core.Endpoint, err error) string {
+	withTLS, without := "rediss://", "redis://"
+	if e.Topology != driver.Standalone {
+		withTLS, without = "parameter tls=true", "parameter tls=false"
+	}
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	t, timeout := errors.AsType[net.Error](err)
+	timeout = timeout && t.Timeout() || isContext(err)
+	cutOff := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	switch {
+	case e.TLS == nil && h.alert.Load():
+		return fmt.Sprintf("the server answers with a TLS alert: it expects TLS (%s)", withTLS)
+	case e.TLS == nil && e.Network == "tcp" && cutOff && !h.answered.Load():
+		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s)", withTLS)
+	case e.TLS == nil:
+	case noTLS:
+		return fmt.Sprintf("the server does not speak TLS (%s is without)", without)
+	case h.shaking.Load() && !h.shaken.Load() && (cutOff || timeout):
+		return fmt.Sprintf("no answer to the TLS handshake; perhaps the server does not speak TLS (%s is without)", without)
+	case h.shaken.Load() && !h.answered.Load() && (cutOff || strings.Contains(err.Error(), "remote error: tls:")) &&
+		len(e.TLS.Certificates) == 0 && e.TLS.GetClientCertificate == nil:
+		return "the server closed the connection after TLS was set up; it may require a client certificate (parameters cert and key)"
+	}
+	return ""
 }
 
 // redacted is an error whose text contains no password, whatever a server or a dialer put into it.
@@ -252,9 +287,12 @@ type redacted struct {
 	e   *core.Endpoint
 }
 
+// oneLine leaves one line that says redisx once.
+var oneLine = strings.NewReplacer("redisx: ", "", "\n", "; ")
+
 // Error implements error.
 func (r *redacted) Error() string {
-	text := r.err.Error()
+	text := oneLine.Replace(r.err.Error())
 	for _, secret := range []string{r.e.Password, r.e.SentinelPassword} {
 		if len(secret) > 3 {
 			text = strings.ReplaceAll(text, secret, "***")

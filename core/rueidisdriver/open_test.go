@@ -37,6 +37,9 @@ func openFails(t *testing.T, url string, want string, opts ...Option) error {
 	if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("Open(%s): %v; want one that says %q and no password", url, err, want)
 	}
+	if text := err.Error(); strings.Count(text, "redisx:") != 1 || strings.Contains(text, "\n") || opts == nil && !strings.HasPrefix(text, "redisx: connecting to ") {
+		t.Errorf("Open(%s): %q; want one line that starts with redisx: connecting to", url, text)
+	}
 	t.Log(err)
 	return err
 }
@@ -59,7 +62,8 @@ func TestOpenNamesTheCause(t *testing.T) {
 	openFails(t, fmt.Sprintf("redis://127.0.0.1:%d", freePort(t)), "refused")
 	openFails(t, "redis-cluster://"+s.addr, "not a Cluster")
 	openFails(t, "redis-cluster://"+s.addr+","+s.addr, "not a Cluster")
-	openFails(t, "redis-sentinel://"+s.addr+"/m", "SENTINEL")
+	openFails(t, "redis-sentinel://"+s.addr+"/m", "no Sentinel")
+	openFails(t, "redis-sentinel://"+s.addr+"/m?protocol=2", "no Sentinel")
 	openFails(t, "unix:///nowhere/redis.sock", "no such file")
 	openFails(t, "redis://"+silent.Addr().String()+"?dial_timeout=200ms", "in time")
 	openFails(t, s.url(), "function is nil", WithDialer(nil))
@@ -109,6 +113,60 @@ func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
 	pool = x509.NewCertPool()
 	pool.AppendCertsFromPEM(certPEM)
 	return cert, key, pool
+}
+
+// answering returns the address of a server that sends one and the same answer to everything, and then closes.
+func answering(t *testing.T, answer string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = c.Write([]byte(answer))
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestOpenTellsTLSFromPlain(t *testing.T) {
+	plain := startServer(t)
+	cert, key, _ := certificate(t)
+	tlsPort := freePort(t)
+	startServer(t, "--tls-port", fmt.Sprint(tlsPort), "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert)
+	secure := fmt.Sprintf("127.0.0.1:%d", tlsPort)
+	const no, perhaps = "does not speak TLS", "perhaps it expects TLS"
+	openFails(t, "rediss://"+plain.addr+"?dial_timeout=300ms", no) // a real server waits for the end of the line
+	openFails(t, "redis-cluster://"+plain.addr+"?dial_timeout=300ms&tls=true", no)
+	openFails(t, "rediss://"+answering(t, "-ERR Protocol error\r\n"), no)
+	openFails(t, "rediss://"+answering(t, ""), no)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := Open(ctx, "rediss://"+plain.addr); err == nil || !strings.Contains(err.Error(), no) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	openFails(t, "redis://"+secure, perhaps)
+	openFails(t, "redis://"+secure+"?protocol=2", perhaps)
+	openFails(t, "redis-cluster://"+secure, perhaps)
+	openFails(t, "redis-sentinel://"+secure+"/m", perhaps)
+	openFails(t, "redis://"+answering(t, "\x15\x03\x01\x00\x02\x02\x0a"), "it expects TLS")
+	openFails(t, "rediss://"+secure+"?ca="+cert, "client certificate")
+	// One that answers is no TLS port, whatever happens next.
+	for _, answer := range []string{"-ERR nothing works here\r\n", "+OK\r\n"} {
+		if err := openFails(t, "redis://"+answering(t, answer), ""); err != nil && strings.Contains(err.Error(), "TLS") {
+			t.Errorf("after %q: %v", answer, err)
+		}
+	}
 }
 
 func TestTLSAndUnixSocket(t *testing.T) {

@@ -21,6 +21,7 @@ type config struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	client  func(*rueidis.ClientOption)
 	invalid []error
+	heard   heard
 }
 
 // WithTLSConfig sets the TLS configuration: certificates from memory, verification of your own. It turns TLS on whatever

@@ -183,11 +183,10 @@ func (d *Driver) subscribe(ctx context.Context, c *conn, s driver.Subscription, 
 		case s.Sharded && e.Code() == "ERR" && strings.Contains(e.Error(), "unknown command"):
 			return &permanentError{fmt.Errorf("redisx: the server has no sharded Pub/Sub (Redis 7): %w", e)}
 		case e.Code() == "MOVED":
-			d.slots.doubt(d)
-			if to := moved([]driver.Reply{r}); to != "" {
+			if to, ok := redirection(r); ok {
+				d.slots.learn(d, to)
 				_, _ = d.follow(ctx, channels[0], to)
 			}
-			_ = d.look(ctx)
 		}
 	}
 	return err

@@ -25,14 +25,11 @@ func (d *Driver) Track(ctx context.Context, t driver.Tracking) error {
 	}
 	via := d
 	if d.tracking != nil {
-		other, err := d.trackingDriver(ctx, t.OnLost)
-		if err != nil {
-			return err
-		}
+		other := d.trackingDriver(ctx, t.OnLost)
 		if other == nil {
 			return d.ended(ctx)
 		}
-		defer other.Close()
+		defer func() { _ = other.Close() }()
 		via = other
 	}
 	tr := &tracker{d: via, t: t, events: make(chan event, backlog), nodes: map[string]*listener{}}
@@ -50,24 +47,22 @@ func (d *Driver) Track(ctx context.Context, t driver.Tracking) error {
 	return err
 }
 
-// trackingDriver opens a driver that speaks RESP3, for one Track. It returns neither driver nor error when ctx ended.
-func (d *Driver) trackingDriver(ctx context.Context, onLost func(error)) (*Driver, error) {
+// trackingDriver opens a driver that speaks RESP3, for one Track. It returns nil when ctx or the driver ended.
+func (d *Driver) trackingDriver(ctx context.Context, onLost func(error)) *Driver {
 	var delay backoff
 	for {
-		client, err := d.tracking(ctx)
+		other, err := d.tracking(ctx)
 		if err == nil {
-			other := newDriver(client)
-			other.owned = true
-			return other, nil
+			return other
 		}
 		if d.ended(ctx) != nil {
-			return nil, nil
+			return nil
 		}
 		if onLost != nil {
 			onLost(err)
 		}
 		if !d.pause(ctx, delay.step()) {
-			return nil, nil
+			return nil
 		}
 	}
 }
@@ -241,10 +236,20 @@ func (d *Driver) primaries(ctx context.Context) (map[string]node, error) {
 	if err := d.look(ctx); err != nil {
 		return nil, err
 	}
+	return d.clusterPrimaries(), nil
+}
+
+// clusterPrimaries returns the primaries that the slot map names.
+func (d *Driver) clusterPrimaries() map[string]node {
 	table := d.slots.table.Load()
+	if table == nil {
+		return nil
+	}
 	nodes := make(map[string]node, len(table.names))
 	for i, name := range table.names {
-		nodes[name] = d.nodeAt(name, table.keyOf(uint16(i+1)))
+		if key := table.keyOf(uint16(i + 1)); key != "" {
+			nodes[name] = d.nodeAt(name, key)
+		}
 	}
-	return nodes, nil
+	return nodes
 }

@@ -2,6 +2,8 @@ package rueidisdriver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -45,10 +47,32 @@ func (j *job) run() {
 	case j.fn != nil:
 		j.fn()
 	case j.many != nil:
-		j.results = j.to.DoMulti(j.ctx, j.many...)
+		j.results = guardedMulti(j.ctx, j.to, j.many)
 	default:
-		j.result = j.to.Do(j.ctx, j.one)
+		j.result = guardedDo(j.ctx, j.to, j.one)
 	}
+}
+
+// errUnreadable is the failure to understand a reply. In a Cluster the client looks for an address in every error that
+// begins with MOVED or ASK, also in one that a script made up, and panics if there is none.
+var errUnreadable = errors.New("the client could not read the reply")
+
+func guardedDo(ctx context.Context, to rueidis.CommandClient, c rueidis.Completed) (r rueidis.RedisResult) {
+	defer func() {
+		if p := recover(); p != nil {
+			r = rueidis.NewErrorResult(fmt.Errorf("%w: %v", errUnreadable, p))
+		}
+	}()
+	return to.Do(ctx, c)
+}
+
+func guardedMulti(ctx context.Context, to rueidis.CommandClient, cs []rueidis.Completed) (rs []rueidis.RedisResult) {
+	defer func() {
+		if p := recover(); p != nil {
+			rs = failAll(len(cs), fmt.Errorf("%w: %v", errUnreadable, p))
+		}
+	}()
+	return to.DoMulti(ctx, cs...)
 }
 
 // worker is a goroutine that waits for jobs. The one that became idle last is used first: its stack is warm.
@@ -155,12 +179,12 @@ func (d *Driver) many(ctx context.Context, cs []rueidis.Completed) []rueidis.Red
 	free := driver.DeadlineOnly(ctx)
 	if len(cs) < largePipeline && d.inLine(ctx, free) {
 		d.inFlight.Add(1)
-		rs := d.client.DoMulti(d.reduce(ctx, free), cs...)
+		rs := guardedMulti(d.reduce(ctx, free), d.client, cs)
 		d.inFlight.Add(-1)
 		return rs
 	}
 	if _, ok := ctx.Deadline(); free && !ok {
-		return d.client.DoMulti(ctx, cs...)
+		return guardedMulti(ctx, d.client, cs)
 	}
 	j := d.job(d.reduce(ctx, free), d.client)
 	j.many = cs
