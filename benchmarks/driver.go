@@ -135,11 +135,11 @@ func driverPipeline(c *clients, who string) func(context.Context, int) error {
 	}
 	var n next
 	return func(ctx context.Context, w int) error {
-		cmds := make([]driver.Cmd, 0, 100)
+		p := driver.NewPipeline(100)
 		for range 100 {
-			cmds = append(cmds, command("GET", n.key(w)))
+			p.Read(driver.Key(1), "GET", n.key(w))
 		}
-		for _, r := range d.DoMulti(ctx, cmds) {
+		for _, r := range d.DoMulti(ctx, p.Cmds()) {
 			if err := r.Err(); err != nil {
 				return err
 			}

@@ -193,6 +193,9 @@ func classified(r driver.Reply, cmd *driver.Cmd) driver.Reply {
 	if err == nil {
 		return r
 	}
+	if _, ok := err.(*Error); ok {
+		return r
+	}
 	return driver.ErrReply(classifiedErr(err, commandName(cmd)))
 }
 

@@ -56,7 +56,7 @@ func (c Cmd) NeedsSource(r Reply) bool {
 	if c.Script == nil || r.kind != KindError {
 		return false
 	}
-	e, ok := r.err.(*ServerError)
+	e, ok := r.Err().(*ServerError)
 	return ok && e.code == "NOSCRIPT"
 }
 

@@ -185,7 +185,9 @@ func (s *sink) verdict() error {
 	if s.next == len(s.replies) {
 		return errProtocol // a reply nobody asked for
 	}
-	s.stale = s.stale || readOnly(s.replies[s.next])
+	if s.replies[s.next].Kind() == driver.KindError {
+		s.stale = s.stale || readOnly(s.replies[s.next])
+	}
 	s.next++
 	if s.next < len(s.replies) {
 		s.b.reset(&s.replies[s.next])

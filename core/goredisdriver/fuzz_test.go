@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -86,7 +85,7 @@ func FuzzReply(f *testing.F) {
 		if push || errors.Is(err2, errStale) {
 			return
 		}
-		if (err == nil) != (err2 == nil) || err == nil && !reflect.DeepEqual(direct, copied[0]) {
+		if (err == nil) != (err2 == nil) || err == nil && !direct.Equal(copied[0]) {
 			t.Fatalf("%q: direct %s, %v; copied %s, %v", raw, direct, err, copied[0], err2)
 		}
 	})
