@@ -96,10 +96,7 @@ func movedList(t *testing.T, c *cluster, d *Driver) {
 			}
 		}
 		must(t, d.Do(ctx, command("SET", stays, "0"))) // the table of slots is loaded
-		slot, toID := int(driver.Slot(mover)), to.do("CLUSTER", "MYID")
-		for _, n := range []*server{to, from} {
-			n.do("CLUSTER", "SETSLOT", slot, "NODE", toID)
-		}
+		c.moveSlot(t, mover, from, to).finish()
 		to.do("CONFIG", "RESETSTAT")
 		wait := driver.Cmd{Args: []string{"WAIT", "0", "100"}, Near: mover, Mode: mode}
 		rs := d.DoMulti(ctx, []driver.Cmd{command("INCR", mover), command("INCR", stays), command("INCR", mover), wait})

@@ -103,16 +103,13 @@ func streamRouting(t *testing.T, c *cluster, d *Driver) {
 func migration(t *testing.T, c *cluster, d *Driver) {
 	ctx := background(t)
 	key := fmt.Sprintf("migrant%d", time.Now().UnixNano())
-	slot := int(driver.Slot(key))
 	from := c.owner(key)
 	to := c.nodes[0]
 	if to == from {
 		to = c.nodes[1]
 	}
 	must(t, d.Do(ctx, read("GET", key))) // the table of slots is loaded
-	fromID, toID := from.do("CLUSTER", "MYID").(string), to.do("CLUSTER", "MYID").(string)
-	to.do("CLUSTER", "SETSLOT", slot, "IMPORTING", fromID)
-	from.do("CLUSTER", "SETSLOT", slot, "MIGRATING", toID)
+	m := c.moveSlot(t, key, from, to)
 
 	for want := int64(1); want <= 3; want++ { // the key is on neither, so that the old node answers ASK
 		if n, err := d.Do(ctx, command("INCR", key)).Int64(); n != want {
@@ -132,9 +129,7 @@ func migration(t *testing.T, c *cluster, d *Driver) {
 		t.Errorf("BLPOP by ASK: %v, %v", got, err)
 	}
 
-	for _, n := range []*server{to, from} {
-		n.do("CLUSTER", "SETSLOT", slot, "NODE", toID)
-	}
+	m.finish()
 	if n, err := d.Do(ctx, command("INCR", key)).Int64(); n != 6 {
 		t.Errorf("INCR by MOVED: %d, %v; want 6", n, err)
 	}
@@ -167,10 +162,7 @@ func shardedMove(t *testing.T, c *cluster, d *Driver) {
 	want(t, events, "confirmed")
 	from.do("SPUBLISH", channel, "one")
 	want(t, events, "one")
-	slot, toID := int(driver.Slot(channel)), to.do("CLUSTER", "MYID")
-	for _, n := range append([]*server{to, from}, c.nodes...) {
-		n.do("CLUSTER", "SETSLOT", slot, "NODE", toID)
-	}
+	c.moveSlot(t, channel, from, to).finish()
 	want(t, events, "lost")
 	until(t, events, "confirmed") // attempts before the new owner is ready may fail
 	to.do("SPUBLISH", channel, "two")

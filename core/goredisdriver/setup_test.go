@@ -67,6 +67,37 @@ func (c *cluster) owner(key string) *server {
 	return nil
 }
 
+// move is a slot on its way to another node.
+type move struct {
+	slot         int
+	from, to     *server
+	fromID, toID string
+}
+
+// moveSlot begins to move a slot. It waits until all nodes agree on the epoch: otherwise the new owner may choose one that is too
+// small, and a message of the old owner takes the slot back.
+func (c *cluster) moveSlot(t testing.TB, key string, from, to *server) *move {
+	t.Helper()
+	eventually(t, 20*time.Second, "all nodes agree on the epoch", func() bool {
+		epochs := map[string]bool{}
+		for _, n := range c.nodes {
+			epochs[driver.ParseInfo(n.do("CLUSTER", "INFO").(string))["cluster_current_epoch"]] = true
+		}
+		return len(epochs) == 1
+	})
+	m := &move{slot: int(driver.Slot(key)), from: from, to: to, fromID: from.do("CLUSTER", "MYID").(string), toID: to.do("CLUSTER", "MYID").(string)}
+	to.do("CLUSTER", "SETSLOT", m.slot, "IMPORTING", m.fromID)
+	from.do("CLUSTER", "SETSLOT", m.slot, "MIGRATING", m.toID)
+	return m
+}
+
+// finish gives the slot to its new owner, who chooses a new epoch by that.
+func (m *move) finish() {
+	for _, n := range []*server{m.to, m.from} {
+		n.do("CLUSTER", "SETSLOT", m.slot, "NODE", m.toID)
+	}
+}
+
 // do runs a command on a server, past the driver.
 func (s *server) do(args ...any) any {
 	s.t.Helper()
