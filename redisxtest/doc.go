@@ -10,7 +10,7 @@
 // [NewFake] is for unit tests: it starts in a millisecond, its clock can be moved, and it fails on command.
 // [StartServer] is a real process of the test's own, which can be paused, killed and restarted; [SharedServer] is one per
 // test program. [StartCluster] and [StartSentinel] start deployments out of plain processes. [Prefix] keeps tests apart
-// that share a server.
+// that share a server. Package chaos puts faults between a client and any driver.
 //
 // # What is run and what is skipped
 //
