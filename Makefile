@@ -22,8 +22,8 @@ check: ## Formatting, vet, layers, module files, docs
 GOLANGCI_LINT ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 lint: ## golangci-lint in every module (built from its module, which takes minutes the first time)
-	@bin=$$(mktemp -d) && GOBIN=$$bin go install $(GOLANGCI_LINT) && \
-	for m in $(MODULES); do echo "== $$m"; (cd $$m && $$bin/golangci-lint run ./...) || { rm -rf $$bin; exit 1; }; done; rm -rf $$bin
+	@set -e; bin=$$(mktemp -d); trap 'rm -rf $$bin' EXIT; GOBIN=$$bin go install $(GOLANGCI_LINT); \
+	for m in $(MODULES); do echo "== $$m"; (cd $$m && $$bin/golangci-lint run ./...); done
 
 bench: ## Compare with the bare clients (needs redis-server); see benchmarks/README.md
 	cd benchmarks && go run .

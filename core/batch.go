@@ -195,9 +195,7 @@ func (l *lane) enqueue(s *slot) bool {
 	if l.dispatch(s) {
 		return true
 	}
-	l.mu.Lock()
-	l.inFlight--
-	l.mu.Unlock()
+	l.drain(ErrClosed) // and those who have queued meanwhile
 	return false
 }
 
@@ -336,16 +334,6 @@ func (l *lane) send(w *worker) {
 	for i, s := range w.at {
 		s.settle(replies[i])
 	}
-}
-
-// verdict is what a pipeline says of its node: any answer, an error reply included, counts as life.
-func verdict(replies []driver.Reply) (err error) {
-	for i := range replies {
-		if err = replies[i].Err(); err == nil || !Classify(err).dead() {
-			return nil
-		}
-	}
-	return err
 }
 
 // release makes sure that nothing of the batch is overwritten that the driver may still read: it may, if it was called

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ import (
 type breaker struct {
 	client *clientState
 	node   string
-	// near is some key that the node serves, to send the PING to it.
+	// near is some key that the node served when its lane was made, to send the PING to it.
 	near string
 
 	failures atomic.Int32
@@ -42,7 +43,40 @@ func (b *breaker) end(epoch uint32, err error) {
 		b.alive(epoch)
 		return
 	}
-	b.fail(epoch, Classify(err))
+	if class := Classify(err); class.dead() || answered(err) {
+		b.fail(epoch, class)
+	}
+}
+
+// opinion is what a pipeline says of its node: any answer, an error reply included, counts as life; what was cancelled, invalid
+// or not sent because the client closed says nothing.
+type opinion struct {
+	alive bool
+	err   error
+}
+
+func (o *opinion) add(err error) {
+	switch {
+	case o.alive:
+	case err == nil:
+		o.alive, o.err = true, nil
+	case Classify(err).dead():
+		o.err = err
+	case answered(err):
+		o.alive, o.err = true, nil
+	case o.err == nil || Classify(o.err) == ClassOther:
+		o.err = err
+	}
+}
+
+func verdict(replies []driver.Reply) error {
+	var o opinion
+	for i := range replies {
+		if o.add(replies[i].Err()); o.alive {
+			break
+		}
+	}
+	return o.err
 }
 
 // record is end for a call that ran on its caller's context.
@@ -92,9 +126,29 @@ func (b *breaker) impatient(epoch uint32) {
 
 // ping asks the node for a sign of life.
 func (b *breaker) ping(timeout time.Duration) error {
+	near, ok := b.key()
+	if !ok {
+		return nil // there is no such node any more, nor anybody who would ask it
+	}
 	ctx, cancel := context.WithTimeout(b.client.closingCtx, timeout)
 	defer cancel()
-	return b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: b.near, Mode: driver.ReadOnly}).Err()
+	return b.client.driver.Do(ctx, driver.Cmd{Args: []string{"PING"}, Near: near, Mode: driver.ReadOnly}).Err()
+}
+
+// key returns a key that the node serves now; false if it serves none. The slot of the one the lane was made for may have moved.
+func (b *breaker) key() (string, bool) {
+	if b.node == "" || b.client.router == nil {
+		return b.near, true
+	}
+	if node := b.client.router.Node(b.near); node == b.node || node == "" {
+		return b.near, true
+	}
+	for i := range driver.Slots {
+		if key := strconv.Itoa(i); b.client.router.Node(key) == b.node {
+			return key, true
+		}
+	}
+	return "", false
 }
 
 func (b *breaker) fail(epoch uint32, class Class) {

@@ -150,11 +150,19 @@ func (c *Client) doBlocking(ctx context.Context, l *lane, epoch uint32, cmd driv
 	err := r.Err()
 	if ctx.Err() == nil {
 		l.breaker.end(epoch, err)
-	} else if err != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknownOutcome) {
-		// It waited for as long as the caller wanted, and there was nothing: no outage.
-		return driver.ErrReply(&Error{Command: commandName(&cmd), Class: ClassCanceled, Err: err})
+	} else if foundNothing(ctx, err) {
+		return nothingFound(err, &cmd)
 	}
 	return classified(r, &cmd)
+}
+
+// foundNothing reports whether a Blocking command waited for as long as its caller wanted, and there was nothing: no outage.
+func foundNothing(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnknownOutcome)
+}
+
+func nothingFound(err error, cmd *driver.Cmd) driver.Reply {
+	return driver.ErrReply(&Error{Command: commandName(cmd), Class: ClassCanceled, Err: err})
 }
 
 var refused = driver.ErrReply(ErrBreakerOpen)
@@ -311,7 +319,7 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		out = make([]driver.Reply, len(cmds))
 	}
 	// One word per node to its breaker: any answer counts as life.
-	verdicts := map[*lane]error{}
+	opinions := map[*lane]*opinion{}
 	next := 0
 	for i := range cmds {
 		if lanes[i] == nil {
@@ -320,17 +328,16 @@ func (c *Client) doMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 		}
 		r := got[next]
 		next++
-		err := r.Err()
-		if err != nil && !Classify(err).dead() {
-			err = nil
+		o := opinions[lanes[i]]
+		if o == nil {
+			o = &opinion{}
+			opinions[lanes[i]] = o
 		}
-		if old, seen := verdicts[lanes[i]]; !seen || old != nil {
-			verdicts[lanes[i]] = err
-		}
+		o.add(r.Err())
 		out[i] = c.classified(ctx, r, &cmds[i])
 	}
-	for l, err := range verdicts {
-		c.record(ctx, l, epochs[l], err)
+	for l, o := range opinions {
+		c.record(ctx, l, epochs[l], o.err)
 	}
 	return out
 }
@@ -347,9 +354,15 @@ func (c *Client) sendMulti(ctx context.Context, l *lane, cmds []driver.Cmd, bloc
 	}
 	replies := c.driver.DoMulti(within, cmds)
 	release()
-	c.record(ctx, l, epoch, verdict(replies))
+	if !blocking || ctx.Err() == nil {
+		c.record(ctx, l, epoch, verdict(replies))
+	}
 	for i := range replies {
-		if replies[i].Err() != nil {
+		switch {
+		case replies[i].Err() == nil:
+		case blocking && foundNothing(ctx, replies[i].Err()):
+			replies[i] = nothingFound(replies[i].Err(), &cmds[i])
+		default:
 			replies[i] = c.classified(ctx, replies[i], &cmds[i])
 		}
 	}

@@ -86,6 +86,12 @@ func (c Class) dead() bool {
 	return false
 }
 
+// answered reports whether an error is an answer of the server. CROSSSLOT may be the driver's own word.
+func answered(err error) bool {
+	code := Code(err)
+	return code != "" && code != "CROSSSLOT"
+}
+
 var classByCode = map[string]Class{
 	"LOADING": ClassLoading, "BUSY": ClassBusy, "READONLY": ClassReadOnly, "MASTERDOWN": ClassMasterDown,
 	"CLUSTERDOWN": ClassClusterDown, "MOVED": ClassMoved, "ASK": ClassMoved, "TRYAGAIN": ClassMoved, "OOM": ClassOOM,

@@ -497,3 +497,122 @@ func TestHealthOfAClusterAndOfANodeTakenForAServer(t *testing.T) {
 		t.Errorf("a server that answers PING with something else: %+v", h)
 	}
 }
+
+func TestWhatSaysNothingIsNoSignOfLife(t *testing.T) {
+	timeout := driver.ErrReply(driver.Unknown(context.DeadlineExceeded))
+	nothing := map[string]driver.Reply{
+		"invalid":   driver.ErrReply(driver.NotSent(driver.ErrInvalid)),
+		"CROSSSLOT": driver.CrossSlot(),
+		"cancelled": driver.ErrReply(driver.Unknown(context.Canceled)),
+	}
+	for name, silent := range nothing {
+		for _, list := range [][]driver.Reply{{silent}, {silent, timeout}, {timeout, silent}, {silent, silent}} {
+			var o opinion
+			for _, r := range list {
+				o.add(r.Err())
+			}
+			if o.alive || o.err == nil || len(list) > 1 && !Classify(o.err).dead() != !strings.Contains(fmt.Sprint(list), "deadline") {
+				t.Errorf("%s: %v says alive %v, %v", name, list, o.alive, o.err)
+			}
+		}
+		d := &fakeDriver{answer: func(_ context.Context, cmd driver.Cmd) driver.Reply {
+			if cmd.Args[0] == "SILENT" {
+				return silent
+			}
+			return timeout
+		}}
+		c := newTestClient(t, d, WithBreaker(BreakerConfig{Failures: 3, ProbeInterval: time.Hour, MaxProbeInterval: time.Hour}))
+		for range 3 {
+			c.Do(t.Context(), set("x"))
+			c.Do(t.Context(), driver.Cmd{Args: []string{"SILENT"}})
+			c.DoMulti(t.Context(), []driver.Cmd{{Args: []string{"SILENT"}}})
+			c.DoMulti(t.Context(), []driver.Cmd{{Args: []string{"SILENT"}}, {Args: []string{"SILENT"}}})
+		}
+		if open := c.openBreakers(); len(open) != 1 {
+			t.Errorf("%s between timeouts kept the breaker closed", name)
+		}
+	}
+	for _, r := range []driver.Reply{driver.StringReply("x"), driver.NilReply(), driver.ErrReply(driver.NewServerError("WRONGTYPE x"))} {
+		for _, list := range [][]driver.Reply{{r, timeout}, {timeout, r}} {
+			if err := verdict(list); err != nil {
+				t.Errorf("%v: %v; an answer is life", list, err)
+			}
+		}
+	}
+}
+
+func TestCancelledPipelinesOpenTheBreakerOfASilentServer(t *testing.T) {
+	d, pings := silent(false)
+	c := newTestClient(t, d, WithCommandTimeout(30*time.Millisecond), WithBreaker(BreakerConfig{Failures: 3, ProbeInterval: time.Hour, MaxProbeInterval: time.Hour}))
+	eventually(t, "the breaker is open", func() bool {
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Millisecond, cancel)
+		return errors.Is(c.DoMulti(ctx, []driver.Cmd{set("x"), set("y")})[0].Err(), ErrBreakerOpen)
+	})
+	if n := pings.Load(); n != 1 {
+		t.Errorf("%d PINGs; want one", n)
+	}
+}
+
+func TestABlockingListThatFoundNothingIsNoOutage(t *testing.T) {
+	d := &fakeDriver{answer: func(ctx context.Context, cmd driver.Cmd) driver.Reply {
+		switch cmd.Args[0] {
+		case "BLPOP":
+			<-ctx.Done()
+			return driver.ErrReply(ctx.Err())
+		case "PING":
+			return driver.ErrReply(driver.NotSent(errors.New("refused")))
+		}
+		return driver.StringReply("OK")
+	}}
+	c := newTestClient(t, d, fastProbe(1))
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
+		rs := c.DoMulti(ctx, []driver.Cmd{set("x"), {Args: []string{"BLPOP", "q", "0"}, Keys: driver.Key(1), Mode: driver.Blocking}})
+		cancel()
+		if err := rs[1].Err(); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) || Classify(err) != ClassCanceled {
+			t.Errorf("%v, %s; want the deadline, class canceled and not ErrUnavailable", err, Classify(err))
+		}
+	}
+	time.Sleep(10 * time.Millisecond)
+	if open := c.openBreakers(); len(open) > 0 {
+		t.Error("consumers that found nothing opened the breaker")
+	}
+}
+
+func TestAProbeAsksTheNodeThatIsDeadAndNotTheOneItsKeyMovedTo(t *testing.T) {
+	var moved, gone atomic.Bool
+	d := routedFake{&fakeDriver{node: func(key string) string {
+		switch {
+		case key == "k" && moved.Load(), gone.Load():
+			return "b"
+		case key == "k" || key == "7":
+			return "a"
+		}
+		return "b"
+	}}}
+	near := make(chan string, 10_000)
+	d.answer = func(_ context.Context, cmd driver.Cmd) driver.Reply {
+		if cmd.Args[0] == "PING" {
+			near <- cmd.Near
+		}
+		if d.node(cmd.Route()) == "a" {
+			return driver.ErrReply(driver.NotSent(errors.New("refused")))
+		}
+		return driver.StringReply("PONG")
+	}
+	c := newTestClient(t, d, fastProbe(1))
+	l := c.laneFor(&driver.Cmd{Args: []string{"GET", "k"}, Keys: driver.Key(1)})
+	moved.Store(true)
+	l.breaker.fail(0, ClassNotSent)
+	for range 5 {
+		if key := <-near; key != "7" {
+			t.Fatalf("PING near %q, which node b serves; want 7", key)
+		}
+	}
+	if _, ok := l.breaker.begin(); ok {
+		t.Error("node b's answer closed the breaker of node a")
+	}
+	gone.Store(true)
+	eventually(t, "a node that serves no slot is asked no more", func() bool { _, ok := l.breaker.begin(); return ok })
+}

@@ -5,7 +5,7 @@ import "github.com/go-redisx/redisx/core/driver"
 // sharedErr returns why a command must not join those of others, or nil. A driver refuses it too, but for a whole list: here
 // the lists are made of the commands of several callers.
 func sharedErr(cmd *driver.Cmd) error {
-	if !driver.ChangesConnection(cmd.Args) {
+	if !cmd.Unshareable() {
 		return nil
 	}
 	return driver.NotSent(cmd.CheckShared())

@@ -3,6 +3,7 @@ package redisxtest
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -64,24 +65,35 @@ func apart(t *testing.T, run func(t *testing.T)) {
 	}
 	t.Parallel()
 	pattern := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+pattern, "-test.timeout=8m", "-test.v="+verbose())
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+pattern, "-test.timeout=8m", "-test.v=true")
 	cmd.Env = append(os.Environ(), envApart+"="+t.Name())
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err != nil:
-		t.Errorf("%v\n%s", err, out)
+		t.Errorf("%v\n%s", err, failures(out))
 	case strings.Contains(string(out), "[no tests to run]"):
 		t.Errorf("nothing ran:\n%s", out)
+	case strings.Contains(string(out), "--- SKIP: "+t.Name()+" "):
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "redisxtest: SKIPPED") {
+				fmt.Fprint(os.Stderr, line)
+			}
+		}
+		t.Skip("skipped in its own process; standard error says why")
 	case testing.Verbose():
 		t.Logf("%s", out)
 	}
 }
 
-func verbose() string {
-	if testing.Verbose() {
-		return "true"
+// failures leaves out of verbose output what passed.
+func failures(out []byte) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(out)) {
+		if mark := strings.TrimSpace(line); !strings.HasPrefix(mark, "===") && !strings.HasPrefix(mark, "--- PASS") {
+			b.WriteString(line)
+		}
 	}
-	return "false"
+	return b.String()
 }
 
 // conform runs the suite of package drivertest on both drivers.
@@ -127,7 +139,6 @@ func conformFake(t *testing.T) {
 }
 
 func TestConformanceOnAServer(t *testing.T) {
-	StartServer(t) // skips where there is none
 	apart(t, conformServer)
 }
 
@@ -156,13 +167,12 @@ func TestConformanceOnSentinel(t *testing.T) {
 	})
 }
 
-// long leaves a suite out of -short, and of machines without a server: child processes cannot pass a skip on.
+// long leaves a suite out of -short.
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("redisxtest: the whole suite once more; not with -short")
 	}
-	StartServer(t)
 }
 
 // The same promises hold however the connection is made.
@@ -173,7 +183,7 @@ func TestConformanceOnOtherConnections(t *testing.T) {
 		opts []Option
 		url  func(s *Server) string
 	}{
-		{"RESP2", nil, func(s *Server) string { return s.URL("protocol=2") }},
+		{"RESP2", []Option{OwnProcess()}, func(s *Server) string { return s.URL("protocol=2") }},
 		{"TLS", []Option{TLS()}, func(s *Server) string { return s.ClientCertURL() }},
 		{"ACL user", []Option{Password("default's own"), User("app", "p@ss", "~*", "&*", "+@all")}, func(s *Server) string { return s.UserURL("app") }},
 		{"Unix socket", []Option{UnixSocket()}, func(s *Server) string { return s.URL() }},

@@ -30,7 +30,7 @@ func TestFakeHoldsTheConversationsOfARealServer(t *testing.T) {
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
 			if *record7 {
-				require.NoError(t, os.WriteFile(path, []byte(converse(t, string(b), StartServer(t).Addr())), 0o644))
+				require.NoError(t, os.WriteFile(path, []byte(converse(t, string(b), StartServer(t, OwnProcess()).Addr())), 0o644))
 				return
 			}
 			t.Parallel()
@@ -41,7 +41,7 @@ func TestFakeHoldsTheConversationsOfARealServer(t *testing.T) {
 
 // The recording itself is checked where there is a server of that version.
 func TestRecordedConversationsAreThoseOfARealServer(t *testing.T) {
-	s := StartServer(t)
+	s := StartServer(t, OwnProcess())
 	if e := s.Executable(); e.Kind != "redis" || !strings.HasPrefix(e.Version, "7.0.") {
 		skip(t, "redis7.0", "%s words some replies differently from the recorded 7.0", e)
 	}

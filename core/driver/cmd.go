@@ -31,7 +31,7 @@ func (c Cmd) Check() error {
 }
 
 // TakesOver reports whether a command changes what its connection speaks, or ends it: SUBSCRIBE and its relatives, MONITOR,
-// SYNC, PSYNC, RESET, QUIT, CLIENT REPLY and SCRIPT DEBUG. Sent among others it would break all of them.
+// SYNC, PSYNC, REPLCONF, RESET, QUIT, CLIENT REPLY and SCRIPT DEBUG. Sent among others it would break all of them.
 func TakesOver(args []string) bool {
 	if len(args) == 0 {
 		return false
@@ -46,14 +46,20 @@ func TakesOver(args []string) bool {
 			strings.EqualFold(name, "SCRIPT") && strings.EqualFold(args[1], "DEBUG"))
 	case 7:
 		return strings.EqualFold(name, "MONITOR")
+	case 8:
+		return strings.EqualFold(name, "REPLCONF") // some of it has no reply
 	case 9, 10, 11, 12:
 		return strings.EqualFold(name[len(name)-9:], "SUBSCRIBE")
 	}
 	return false
 }
 
-// CheckShared is Check for a connection that others use too. It also refuses what [ChangesConnection].
+// CheckShared is Check for a connection that others use too. It also refuses what [ChangesConnection], and a WAIT or WAITAOF
+// that is not Blocking: it would hold up the others, and confirms nothing of a write that was redirected.
 func (c Cmd) CheckShared() error {
+	if c.Mode != Blocking && c.Waits() {
+		return fmt.Errorf("%w: %s waits on its connection: its Mode must be driver.Blocking", ErrInvalid, c.Name())
+	}
 	if ChangesConnection(c.Args) {
 		return fmt.Errorf("%w: %s changes the state of a connection that others use; send it on a connection of your own (driver.Dedicated), or use a script",
 			ErrInvalid, c.Name())
@@ -84,6 +90,11 @@ func ChangesConnection(args []string) bool {
 		return fold(name, "READWRITE")
 	}
 	return false
+}
+
+// Unshareable reports whether CheckShared refuses a command for what it would do to others on its connection.
+func (c *Cmd) Unshareable() bool {
+	return ChangesConnection(c.Args) || c.Mode != Blocking && c.Waits()
 }
 
 func fold(s string, any ...string) bool {

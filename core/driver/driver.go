@@ -17,7 +17,8 @@
 //
 // Retries. A Write command is sent at most once. The exceptions change nothing on the server: MOVED and ASK redirections
 // are followed, a script the server does not know is sent again with its source, and a WAIT or WAITAOF behind such a command
-// is sent again behind it. A ReadOnly command may be sent again after a connection failure. Whatever retry policy a wrapped client was configured with does not apply to Write commands.
+// is sent again behind it. A ReadOnly command may be sent again after a connection failure. Whatever retry policy a wrapped
+// client was configured with does not apply to Write commands.
 //
 // Scripts. A command with a [Script] is sent as EVALSHA; after NOSCRIPT (restart, failover, SCRIPT FLUSH, eviction) it is
 // sent once more as EVAL, alone and inside [Driver.DoMulti]. In a pipeline a script sent again runs after the others of
@@ -35,10 +36,10 @@
 // No error contains a password. Invalid commands (no name, key positions out of range, SUBSCRIBE and others that take their
 // connection over) are an [ErrInvalid], never a panic.
 //
-// Shared connections. What [ChangesConnection] (MULTI, WATCH, SELECT, AUTH, …) is an [ErrInvalid] in Do, and in DoMulti for
-// the whole list, as its other members may be meant to be part of a transaction. A [Conn] takes all of it; there an invalid
-// member refuses its list, so that a transaction is sent whole or not at all, and what a Conn left behind (an open MULTI,
-// another database) never reaches the next user of a connection.
+// Shared connections. What is [Cmd.Unshareable] (MULTI, WATCH, SELECT, AUTH, …, a WAIT that is not Blocking) is an
+// [ErrInvalid] in Do, and in DoMulti for the whole list, as its other members may be meant to be part of a transaction. A
+// [Conn] takes all of it; there an invalid member refuses its list, so that a transaction is sent whole or not at all, and
+// what a Conn left behind (an open MULTI, another database) never reaches the next user of a connection.
 //
 // The same holds on standalone, Sentinel and Cluster, RESP2 and RESP3, TLS, ACL users and Unix sockets.
 package driver

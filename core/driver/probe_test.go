@@ -65,7 +65,7 @@ func TestChangesConnection(t *testing.T) {
 func TestTakesOver(t *testing.T) {
 	for _, args := range [][]string{
 		{"SUBSCRIBE", "c"}, {"psubscribe", "c*"}, {"SSUBSCRIBE", "c"}, {"unsubscribe"}, {"PUNSUBSCRIBE"}, {"SUNSUBSCRIBE"}, {"MONITOR"}, {"sync"},
-		{"PSYNC", "?", "-1"}, {"QUIT"}, {"reset"}, {"CLIENT", "reply", "OFF"}, {"SCRIPT", "debug", "YES"},
+		{"PSYNC", "?", "-1"}, {"QUIT"}, {"reset"}, {"CLIENT", "reply", "OFF"}, {"SCRIPT", "debug", "YES"}, {"ReplConf", "ACK", "1"},
 	} {
 		if !TakesOver(args) || !errors.Is((Cmd{Args: args}).Check(), ErrInvalid) {
 			t.Errorf("%q does not", args)

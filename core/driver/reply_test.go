@@ -18,7 +18,6 @@ func TestRepliesKeepWhatTheyHold(t *testing.T) {
 	text := strings.Repeat("x", 100)
 	list := []Reply{StringReply(text[:50] + "a"), StringReply(""), NilReply(), IntReply(-1), ListReply(nil), ErrReply(errors.New("e"))}
 	r := ListReply(list)
-	list = nil
 	for range 10 {
 		runtime.GC()
 		_ = make([]byte, 1<<20)

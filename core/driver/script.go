@@ -62,7 +62,7 @@ func (c Cmd) NeedsSource(r Reply) bool {
 
 // SendAgain returns what of a pipeline has to be sent again because the server did not know a script, and the places in the
 // pipeline: the scripts with their source, and each WAIT or WAITAOF behind one, which has confirmed nothing of it. Drivers call
-// it; nobody else needs to.
+// it, on the connection the pipeline went over; nobody else needs to.
 func SendAgain(cmds []Cmd, replies []Reply) (again []Cmd, at []int) {
 	for i := range cmds {
 		switch {
@@ -82,6 +82,23 @@ func SendAgain(cmds []Cmd, replies []Reply) (again []Cmd, at []int) {
 // and may be sent again behind a write that was.
 func (c Cmd) Waits() bool {
 	return len(c.Args) > 0 && fold(c.Args[0], "WAIT", "WAITAOF")
+}
+
+// Fewer is what two answers to WAIT or WAITAOF confirm together, element by element: when the writes before it went to two
+// places, no more than the fewer of both was confirmed. If they are not of one kind the later one, b, counts.
+func Fewer(a, b Reply) Reply {
+	switch {
+	case a.kind == KindInt && b.kind == KindInt:
+		return IntReply(min(a.num, b.num))
+	case a.kind == KindList && b.kind == KindList:
+		as, bs := a.list(), b.list()
+		both := make([]Reply, min(len(as), len(bs)))
+		for i := range both {
+			both[i] = Fewer(as[i], bs[i])
+		}
+		return ListReply(both)
+	}
+	return b
 }
 
 // WithSource returns the command with EVAL and the source instead of EVALSHA and the SHA1.

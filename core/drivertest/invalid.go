@@ -33,6 +33,8 @@ var invalidCmds = []driver.Cmd{
 	{Args: []string{"QUIT"}},
 	{Args: []string{"RESET"}},
 	{Args: []string{"CLIENT", "REPLY", "OFF"}},
+	{Args: []string{"replconf", "ACK", "1"}},
+	{Args: []string{"SCRIPT", "DEBUG", "YES"}},
 }
 
 func invalidCommands(t tester, e *env) {
@@ -67,6 +69,15 @@ func refuseShared(t tester, e *env) {
 			c := driver.Cmd{Args: args, Mode: mode}
 			wantRefused(t, d.Do(e.ctx(t), c), c)
 			for _, r := range d.DoMulti(e.ctx(t), []driver.Cmd{cmd("SET", k, "1"), c, cmd("SET", k, "2")}) {
+				wantRefused(t, r, c)
+			}
+		}
+	}
+	for _, args := range [][]string{{"WAIT", "0", "1"}, {"waitaof", "0", "0", "1"}} {
+		for _, mode := range []driver.Mode{driver.Write, driver.ReadOnly} {
+			c := driver.Cmd{Args: args, Mode: mode, Near: k}
+			wantRefused(t, d.Do(e.ctx(t), c), c)
+			for _, r := range d.DoMulti(e.ctx(t), []driver.Cmd{cmd("SET", k, "1"), c}) {
 				wantRefused(t, r, c)
 			}
 		}

@@ -149,7 +149,6 @@ func waitNear(t tester, e *env) {
 		t.Errorf("WAIT: %s", short(rs[1]))
 	}
 	wantOneLink(t, p, "SET", "WAIT")
-	wait.Mode = driver.Write
 	rs = d.DoMulti(e.ctx(t), []driver.Cmd{cmd("HSET", e.key("h"), "f", "v"), wait})
 	wantInt(t, "HSET", rs[0], 1)
 	if _, err := rs[1].Int64(); err != nil {

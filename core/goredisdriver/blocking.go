@@ -33,7 +33,7 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 			if err != nil {
 				replies[i] = driver.ErrReply(err)
 			} else {
-				replies[i] = got[k]
+				replies[i] = latest(&cmds[i], replies[i], got[k])
 			}
 		}
 		if err != nil || d.nodes.cluster == nil {
@@ -63,48 +63,53 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 	return replies
 }
 
-// home returns the one node that all commands of a list belong to.
-func (d *Driver) home(ctx context.Context, cmds []driver.Cmd) (*redis.Client, error) {
-	node, err := d.node(ctx, cmds[0].Route())
-	for _, c := range cmds[1:] {
+// latest is the reply to a command that was answered twice. The writes that WAIT is about went to two places then.
+func latest(c *driver.Cmd, before, now driver.Reply) driver.Reply {
+	if c.Waits() {
+		return driver.Fewer(before, now)
+	}
+	return now
+}
+
+// home returns the one node that all commands of a list belong to. Those without a key are at home anywhere.
+func (d *Driver) home(ctx context.Context, cmds []driver.Cmd) (home *redis.Client, err error) {
+	for i := range cmds {
+		key := cmds[i].Route()
+		if key == "" {
+			continue
+		}
+		node, err := d.node(ctx, key)
 		if err != nil {
 			return nil, err
 		}
-		var other *redis.Client
-		if other, err = d.node(ctx, c.Route()); err == nil && other != node && c.Route() != "" {
+		if home != nil && home != node {
 			return nil, driver.NotSent(errManyNodes)
 		}
+		home = node
 	}
-	return node, err
+	if home == nil {
+		return d.node(ctx, "")
+	}
+	return home, nil
 }
 
-// elsewhere picks, of the commands at these places, those that were redirected to where the first of them was. The others
-// keep their replies: what has run must not run again.
+// elsewhere picks, of the commands at these places, those that were redirected to where the first of them was, and each WAIT
+// that is to confirm one of those. The others keep their replies: what has run must not run again.
 func elsewhere(cmds []driver.Cmd, replies []driver.Reply, at []int) (addr string, ask bool, next []int) {
-	for k, i := range at {
-		to, asking, ok := redirect(cmds, replies, at, k)
+	for _, i := range at {
+		to, asking, ok := redirection(replies[i])
 		if ok && len(next) == 0 {
 			addr, ask = to, asking
 		}
-		if ok && to == addr && asking == ask {
-			next = append(next, i)
+		switch {
+		case ok && to == addr && asking == ask:
+		case !ok && cmds[i].Waits() && slices.ContainsFunc(next, func(n int) bool { return confirms(&cmds[i], &cmds[n]) }):
+		default:
+			continue
 		}
+		next = append(next, i)
 	}
 	return addr, ask, next
-}
-
-// redirect reads where the command at a place has to go. WAIT goes where the commands went that it is to confirm.
-func redirect(cmds []driver.Cmd, replies []driver.Reply, at []int, k int) (addr string, ask, ok bool) {
-	c := &cmds[at[k]]
-	if addr, ask, ok = redirection(replies[at[k]]); ok || !c.Waits() {
-		return addr, ask, ok
-	}
-	for _, i := range slices.Backward(at[:k]) {
-		if addr, ask, ok = redirection(replies[i]); ok && confirms(c, &cmds[i]) {
-			return addr, ask, true
-		}
-	}
-	return "", false, false
 }
 
 // confirms reports whether such a command is meant for another one.
@@ -140,7 +145,7 @@ func (l *link) runScripts(ctx context.Context, cmds []driver.Cmd, ask bool) []dr
 		return replies
 	}
 	for k, r := range l.runAsking(ctx, again, ask) {
-		replies[at[k]] = r
+		replies[at[k]] = r // a WAIT on the same connection covers what the one before it did
 	}
 	return replies
 }

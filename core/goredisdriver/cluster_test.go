@@ -25,6 +25,7 @@ func TestCluster(t *testing.T) {
 		{"XREADGROUP goes to the node of its stream", streamRouting},
 		{"ASK and MOVED are followed and nothing runs twice", migration},
 		{"a list whose slot moved runs nothing twice", movedList},
+		{"a blocking list goes where its keys are", keylessFirst},
 		{"a sharded subscription follows its slot", shardedMove},
 		{"tracking covers every primary", trackAll},
 	}
@@ -282,17 +283,7 @@ func trackAll(t *testing.T, c *cluster, d *Driver) {
 
 func TestClusterFailover(t *testing.T) {
 	c := startCluster(t)
-	replica := startServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf", "--cluster-replica-validity-factor", "0")
-	host, port, _ := splitAddr(c.nodes[0].addr)
-	replica.do("CLUSTER", "MEET", host, port)
-	primary := c.nodes[0].do("CLUSTER", "MYID").(string)
-	eventually(t, 30*time.Second, "replica is accepted", func() bool {
-		_, err := replica.try("CLUSTER", "REPLICATE", primary)
-		return err == nil
-	})
-	eventually(t, 30*time.Second, "replica is in sync", func() bool {
-		return replica.says("master_link_status:up", "INFO", "replication")
-	})
+	replica := c.replica(t, c.nodes[0])
 	d := open(t, c.url())
 	var key string
 	for i := 0; key == ""; i++ {

@@ -69,7 +69,7 @@ func (d *Driver) refuse(ctx context.Context, cmd *driver.Cmd) error {
 	if err := d.refuseAll(ctx); err != nil {
 		return err
 	}
-	if driver.ChangesConnection(cmd.Args) {
+	if cmd.Unshareable() {
 		return driver.NotSent(cmd.CheckShared())
 	}
 	return d.invalid(cmd)

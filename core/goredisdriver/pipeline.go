@@ -21,7 +21,7 @@ func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	var replies []driver.Reply // made when one is known
 	refused, blocking := 0, false
 	for i := range cmds {
-		if driver.ChangesConnection(cmds[i].Args) { // the others may be meant to be part of a transaction
+		if cmds[i].Unshareable() { // the others may be meant to be part of a transaction
 			err := driver.NotSent(cmds[i].CheckShared())
 			return fill(make([]driver.Reply, len(cmds)), 0, driver.ErrReply(err))
 		}
@@ -140,7 +140,7 @@ func (d *Driver) sendAll(ctx context.Context, cmds []driver.Cmd, at []int, repli
 		return
 	}
 	for range maxRedirects {
-		if groups = d.redirected(ctx, cmds, groups, replies); len(groups) == 0 {
+		if groups = d.redirected(ctx, groups, replies); len(groups) == 0 {
 			break
 		}
 		d.execGroups(ctx, cmds, groups, replies)
@@ -154,10 +154,10 @@ func (d *Driver) sendAll(ctx context.Context, cmds []driver.Cmd, at []int, repli
 }
 
 // redirected groups the commands that were answered MOVED or ASK by where they have to go, in order.
-func (d *Driver) redirected(ctx context.Context, cmds []driver.Cmd, from []group, replies []driver.Reply) (groups []group) {
+func (d *Driver) redirected(ctx context.Context, from []group, replies []driver.Reply) (groups []group) {
 	for _, g := range from {
-		for k, i := range g.at {
-			addr, ask, ok := redirect(cmds, replies, g.at, k)
+		for _, i := range g.at {
+			addr, ask, ok := redirection(replies[i])
 			if !ok {
 				continue
 			}

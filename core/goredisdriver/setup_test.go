@@ -41,6 +41,22 @@ func startCluster(t testing.TB) *cluster {
 	return c
 }
 
+// replica starts a replica of a node.
+func (c *cluster) replica(t testing.TB, of *server) *server {
+	t.Helper()
+	r := startServer(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf", "--cluster-replica-validity-factor", "0")
+	host, port, _ := splitAddr(of.addr)
+	r.do("CLUSTER", "MEET", host, port)
+	primary := of.do("CLUSTER", "MYID").(string)
+	eventually(t, 30*time.Second, "replica is accepted", func() bool {
+		_, err := r.try("CLUSTER", "REPLICATE", primary)
+		return err == nil
+	})
+	eventually(t, 30*time.Second, "replica is in sync", func() bool { return r.says("master_link_status:up", "INFO", "replication") })
+	eventually(t, 30*time.Second, "the primary says so too", func() bool { return of.says("state=online", "INFO", "replication") })
+	return r
+}
+
 func (c *cluster) url() string {
 	var addrs []string
 	for _, n := range c.nodes {
@@ -65,6 +81,24 @@ func (c *cluster) owner(key string) *server {
 		}
 	}
 	return nil
+}
+
+// pair is the owner of key and another node.
+func (c *cluster) pair(key string) (from, to *server) {
+	from, to = c.owner(key), c.nodes[0]
+	if to == from {
+		to = c.nodes[1]
+	}
+	return from, to
+}
+
+// keyAt is a key that a node serves.
+func (c *cluster) keyAt(n *server, name string) string {
+	for i := 0; ; i++ {
+		if k := fmt.Sprint(name, i); c.owner(k) == n {
+			return k
+		}
+	}
 }
 
 // move is a slot on its way to another node.

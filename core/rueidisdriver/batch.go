@@ -21,7 +21,7 @@ func (d *Driver) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply 
 	}
 	for i := range cmds {
 		if err := d.check(&cmds[i]); err != nil {
-			if driver.ChangesConnection(cmds[i].Args) {
+			if cmds[i].Unshareable() {
 				return failReplies(make([]driver.Reply, len(cmds)), err)
 			}
 			if faults == nil {
@@ -73,7 +73,8 @@ func withFaults(cmds []driver.Cmd, faults []error, send func([]driver.Cmd) []dri
 }
 
 // resendScripts sends the scripts that the server did not know once more, with their source, in one pipeline. A WAIT behind
-// one of them is sent again too, as it has to confirm what the script writes.
+// one of them is sent again too, as it has to confirm what the script writes. It goes over the same connection, so that it
+// covers all that the one before did.
 func resendScripts(cmds []driver.Cmd, replies []driver.Reply, send func([]driver.Cmd) []driver.Reply) {
 	again, at := driver.SendAgain(cmds, replies)
 	if again == nil {

@@ -26,7 +26,7 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 	if err := ctx.Err(); err != nil {
 		return failReplies(replies, driver.NotSent(err))
 	}
-	key, err := d.oneNode(cmds)
+	key, err := d.oneNode(ctx, cmds)
 	if err != nil {
 		return failReplies(replies, err)
 	}
@@ -47,7 +47,7 @@ func (d *Driver) block(ctx context.Context, cmds []driver.Cmd) []driver.Reply {
 		}
 		for i, r := range d.elsewhere(ctx, some, to) {
 			if n := at[i]; cmds[n].Waits() {
-				replies[n] = fewer(replies[n], r)
+				replies[n] = driver.Fewer(replies[n], r)
 			} else {
 				replies[n] = r
 			}
@@ -121,41 +121,38 @@ func redirected(cmds []driver.Cmd, replies []driver.Reply) (at []int, to redirec
 	return at, to
 }
 
-// fewer is what two nodes confirmed together.
-func fewer(a, b driver.Reply) driver.Reply {
-	switch {
-	case a.Kind() == driver.KindInt && b.Kind() == driver.KindInt:
-		n, _ := a.Int64()
-		m, _ := b.Int64()
-		return driver.IntReply(min(n, m))
-	case a.Kind() == driver.KindList && b.Kind() == driver.KindList:
-		as, _ := a.List()
-		bs, _ := b.List()
-		both := make([]driver.Reply, min(len(as), len(bs)))
-		for i := range both {
-			both[i] = fewer(as[i], bs[i])
-		}
-		return driver.ListReply(both)
-	}
-	return b
-}
-
-// oneNode returns the key that routes a list with a Blocking command, or why the list has no single place.
-func (d *Driver) oneNode(cmds []driver.Cmd) (key string, err error) {
+// oneNode returns the key that routes a list with a Blocking command, or why the list has no single place. Before it refuses
+// one it looks at the slots anew: what is known of them may be old, or nothing.
+func (d *Driver) oneNode(ctx context.Context, cmds []driver.Cmd) (key string, err error) {
+	looked := false
 	for i := range cmds {
 		route := cmds[i].Route()
-		switch {
-		case route == "":
-		case key == "":
+		if key == "" {
 			key = route
-		case d.topology != driver.Cluster, driver.Slot(key) == driver.Slot(route):
-		default:
-			if a, b := d.slots.node(key), d.slots.node(route); a == "" || a != b {
+		}
+		if route == "" || d.topology != driver.Cluster {
+			continue
+		}
+		for !d.together(key, route) {
+			if looked {
 				return "", driver.NotSent(fmt.Errorf("%w: a list with a blocking command must belong to one node; its keys are in different slots", driver.ErrInvalid))
+			}
+			looked = true
+			if err := d.look(ctx); err != nil {
+				return "", unsent(err)
 			}
 		}
 	}
 	return key, nil
+}
+
+// together reports whether one node is known to serve two keys.
+func (d *Driver) together(a, b string) bool {
+	if driver.Slot(a) == driver.Slot(b) {
+		return true
+	}
+	node := d.slots.node(a)
+	return node != "" && node == d.slots.node(b)
 }
 
 // awaitBlocking waits for a job that blocks on the server. When ctx ends it asks the server to end it, and waits a moment

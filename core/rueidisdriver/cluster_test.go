@@ -206,6 +206,28 @@ func TestClusterRouting(t *testing.T) {
 	})
 }
 
+// TestBlockingListOfOneNode asks for nothing but the list: the driver has to find out by itself where the slots are.
+func TestBlockingListOfOneNode(t *testing.T) {
+	c := startCluster(t, 0)
+	keys := c.keys()
+	near := ""
+	for i := 0; near == "" || driver.Slot(near) == driver.Slot(keys[0]) || driver.Slot(near) > 5000; i++ {
+		near = fmt.Sprint("near", i)
+	}
+	eachCluster(t, c, func(t *testing.T, d *Driver) {
+		for i, r := range d.DoMulti(t.Context(), []driver.Cmd{blpop(keys[0], "0.01"), blpop(near, "0.01")}) {
+			if !r.IsNil() {
+				t.Errorf("reply %d: %v", i, r)
+			}
+		}
+		for i, r := range d.DoMulti(t.Context(), []driver.Cmd{blpop(keys[0], "0.01"), blpop(keys[1], "0.01")}) {
+			if !errors.Is(r.Err(), driver.ErrInvalid) || !errors.Is(r.Err(), driver.ErrNotSent) {
+				t.Errorf("two nodes, reply %d: %v", i, r)
+			}
+		}
+	})
+}
+
 func TestClusterSlotMoves(t *testing.T) {
 	c := startCluster(t, 0)
 	key := c.keys()[0]

@@ -45,7 +45,7 @@ var spread = [16]string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "
 
 // check returns why a command cannot be sent on a shared connection, or nil.
 func (d *Driver) check(cmd *driver.Cmd) error {
-	if driver.ChangesConnection(cmd.Args) {
+	if cmd.Unshareable() {
 		return driver.NotSent(cmd.CheckShared())
 	}
 	if err := valid(cmd); err != nil {

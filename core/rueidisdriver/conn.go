@@ -14,9 +14,12 @@ import (
 const (
 	// maxSpare connections per server are kept for the next Blocking command or Dedicate.
 	maxSpare = 32
-	// A connection that was spare for longer than this is tried before use, and is given back after spareFor.
-	trustFor = 200 * time.Millisecond
+	// A connection that was spare for longer than this is tried before use, and is given back after spareFor. No server
+	// starts again so fast, and nobody minds a round trip after such a pause.
+	trustFor = 5 * time.Millisecond
 	spareFor = time.Minute
+	// maxStale connections of the client's pool may turn out to have ended there before a command fails.
+	maxStale = 8
 )
 
 // conn is a connection of its own. It implements [driver.Conn].
@@ -24,8 +27,10 @@ type conn struct {
 	d *Driver
 	// at is where it leads, and the way for CLIENT UNBLOCK.
 	at node
-	// wire is the connection itself. It is never given back to the client's pool, which is not told what state it is in.
-	wire rueidis.DedicatedClient
+	// wire is the connection itself. Its Close ends it; giveBack puts it into the client's pool, which is not told what state
+	// it is in.
+	wire     rueidis.DedicatedClient
+	giveBack func()
 	// id is the CLIENT ID, "" if the server does not tell.
 	id string
 
@@ -59,13 +64,18 @@ func (d *Driver) acquire(ctx context.Context, key string) (*conn, error) {
 		return nil, driver.NotSent(err)
 	}
 	at, err := d.nodeOf(ctx, key)
-	if err != nil { // of a question that came before
-		if op, ok := errors.AsType[*driver.OpError](err); ok {
-			err = op.Err
-		}
-		return nil, driver.NotSent(err)
+	if err != nil {
+		return nil, unsent(err)
 	}
 	return d.acquireAt(ctx, at)
+}
+
+// unsent is the error of a command for that of a question that came before it.
+func unsent(err error) error {
+	if op, ok := errors.AsType[*driver.OpError](err); ok {
+		err = op.Err
+	}
+	return driver.NotSent(err)
 }
 
 func (d *Driver) acquireAt(ctx context.Context, at node) (*conn, error) {
@@ -78,7 +88,7 @@ func (d *Driver) acquireAt(ctx context.Context, at node) (*conn, error) {
 			return c, nil
 		}
 		r := c.exec(ctx, []driver.Cmd{{Args: []string{"PING"}}}, false)[0]
-		if r.Err() == nil {
+		if unanswered(r.Err()) == nil {
 			return c, nil
 		}
 		c.discard()
@@ -103,13 +113,19 @@ func (d *Driver) open(ctx context.Context, at node) (*conn, error) {
 	var state atomic.Int32
 	j := &job{done: make(chan struct{}, 1)}
 	j.fn = func() {
-		wire, giveBack := at.client.Dedicate()
-		if state.Load() == abandoned { // for want of a free one, perhaps, and others wait for it
-			giveBack()
-			return
+		var result rueidis.RedisResult
+		for try := 0; ; try++ {
+			c.wire, c.giveBack = at.client.Dedicate()
+			if state.Load() == abandoned { // for want of a free one, perhaps, and others wait for it
+				c.giveBack()
+				return
+			}
+			result = c.wire.Do(withoutDeadline{ctx}, c.route(d.builder.ClientId().Build()))
+			if try == maxStale || !ceased(result.NonRedisError()) {
+				break
+			}
+			c.wire.Close() // it ended in the pool, unseen
 		}
-		c.wire = wire
-		result := c.wire.Do(withoutDeadline{ctx}, c.route(d.builder.ClientId().Build()))
 		switch failed := result.NonRedisError(); {
 		case failed != nil:
 			err = failed
@@ -340,20 +356,33 @@ func (c *conn) Close() error {
 	if !c.closed.CompareAndSwap(false, true) {
 		return nil
 	}
-	if c.dirty || c.broken.Load() != nil || !c.d.putSpare(c) {
+	switch {
+	case c.dirty || c.broken.Load() != nil:
+		c.discard()
+	case c.d.owned == nil: // The pool is the application's, which may wait for it.
+		c.end(c.giveBack)
+	case !c.d.putSpare(c):
 		c.discard()
 	}
 	return nil
 }
 
 // discard closes the connection for good. The client may take a second for it when the server is silent.
-func (c *conn) discard() {
+func (c *conn) discard() { c.end(c.wire.Close) }
+
+func (c *conn) end(how func()) {
 	c.ended.Do(func() {
 		c.d.mu.Lock()
 		delete(c.d.conns, c)
 		c.d.mu.Unlock()
-		if !c.d.run(c.wire.Close) {
-			c.wire.Close()
+		if !c.d.run(how) {
+			how()
 		}
 	})
+}
+
+// ceased reports whether a connection was closed by the other end after it had been made.
+func ceased(err error) bool {
+	_, dialing := errors.AsType[*dialError](err)
+	return !dialing && isCutOff(err)
 }

@@ -180,8 +180,11 @@ const (
 
 // Write implements net.Conn.
 func (c *dialled) Write(p []byte) (int, error) {
-	if c.phase.Load() != ready && c.phase.CompareAndSwap(answered, ready) {
-		c.unwatch()
+	if c.phase.Load() == answered {
+		if !c.unwatch() { // It is being closed: this, the first command, must not leave.
+			return 0, c.explain(net.ErrClosed)
+		}
+		c.phase.Store(ready)
 	}
 	n, err := c.Conn.Write(p)
 	if err != nil {

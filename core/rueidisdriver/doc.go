@@ -16,12 +16,12 @@
 // The client repeats commands by its own rules; the driver repeats only ReadOnly commands, a few times, and commands that
 // certainly never left. The client looks at the deadline of a context or at its cancellation, not always at both, and at
 // neither while it dials or its queue is full; the driver waits elsewhere then. Blocking commands run on connections that
-// the driver keeps, and are ended with CLIENT UNBLOCK. Error texts keep the ERR that the client cuts off. RESP3 maps are
+// the driver keeps for a while (over a client given to [New] it does not), and are ended with CLIENT UNBLOCK. Error texts keep the ERR that the client cuts off. RESP3 maps are
 // lists in the order the server sent them.
 //
-// SUBSCRIBE and its relatives, MONITOR, RESET, QUIT, SYNC, PSYNC and CLIENT REPLY cannot be sent as commands: they take
-// over a connection that others use. [Driver.Subscribe] and [Driver.Track] are there instead. What changes a connection,
-// such as MULTI or SELECT, needs one of its own: see [Driver.Dedicate].
+// SUBSCRIBE and its relatives, MONITOR, RESET, QUIT, SYNC, PSYNC, REPLCONF, CLIENT REPLY and SCRIPT DEBUG cannot be sent as
+// commands: they take over a connection that others use. [Driver.Subscribe] and [Driver.Track] are there instead. What changes a connection,
+// such as MULTI or SELECT, needs one of its own: see [Driver.Dedicate]. WAIT and WAITAOF must be Blocking.
 //
 // # What the client cannot bear
 //

@@ -44,7 +44,10 @@ type Driver struct {
 	conns   map[*conn]struct{}
 	spare   map[string][]*conn
 	waiting map[string][]chan *conn // for a spare connection, first come first served
-	caps    *driver.Caps
+	// spareFor is how long a connection stays spare; sweep ends those that were for longer, and is nil if there is none.
+	spareFor time.Duration
+	sweep    *time.Timer
+	caps     *driver.Caps
 
 	slots slotMap
 }
@@ -58,7 +61,8 @@ var (
 )
 
 // New returns a driver for a client that the application already has. It does no I/O and starts nothing by itself. Close
-// leaves the client open.
+// leaves the client open. Connections for Blocking commands and Dedicate come from the client's pool (BlockingPoolSize) and
+// are given back as soon as they are free.
 //
 // Every promise holds whatever the client's options are: its retries are not used, and a command that its context cannot
 // end promptly runs on a goroutine of the driver. Three things are the client's to decide. Its ConnWriteTimeout bounds a
@@ -82,6 +86,7 @@ func New(client rueidis.Client) (*Driver, error) {
 
 func newDriver(client rueidis.Client) *Driver {
 	d := &Driver{client: client, builder: client.B(), conns: map[*conn]struct{}{}, spare: map[string][]*conn{}, waiting: map[string][]chan *conn{}}
+	d.spareFor = spareFor
 	switch client.Mode() {
 	case rueidis.ClientModeCluster:
 		d.topology = driver.Cluster
@@ -281,6 +286,10 @@ func (d *Driver) Close() error {
 		conns = append(conns, c)
 	}
 	d.idle, d.spare = nil, nil
+	if d.sweep != nil {
+		d.sweep.Stop()
+		d.sweep = nil
+	}
 	d.mu.Unlock()
 	for _, w := range idle {
 		close(w.jobs)

@@ -263,7 +263,7 @@ func (h *heard) explain(e *core.Endpoint, err error) string {
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
 	t, timeout := errors.AsType[net.Error](err)
 	timeout = timeout && t.Timeout() || isContext(err)
-	cutOff := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	cutOff := isCutOff(err)
 	switch {
 	case e.TLS == nil && h.alert.Load():
 		return fmt.Sprintf("the server answers with a TLS alert: it expects TLS (%s)", withTLS)
@@ -279,6 +279,11 @@ func (h *heard) explain(e *core.Endpoint, err error) string {
 		return "the server closed the connection after TLS was set up; it may require a client certificate (parameters cert and key)"
 	}
 	return ""
+}
+
+// isCutOff reports whether the other end closed the connection.
+func isCutOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // redacted is an error whose text contains no password, whatever a server or a dialer put into it.

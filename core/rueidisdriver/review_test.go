@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-redisx/redisx/core"
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/redis/rueidis"
 )
@@ -183,5 +184,40 @@ func TestFreedConnectionGoesToWhoWaits(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Errorf("one that waited: %v", err)
 		}
+	}
+}
+
+// TestDialingContextEndsBeforeTheFirstCommand ends the context that dialled a connection when the server has answered the
+// greeting: that closes it, and the command of somebody else that comes then was not sent.
+func TestDialingContextEndsBeforeTheFirstCommand(t *testing.T) {
+	s := startServer(t)
+	d := newDialer(&core.Endpoint{Network: "tcp", DialTimeout: 10 * time.Second}, &config{})
+	defer d.stop()
+	for _, end := range []string{"context", "Close"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		c, err := d.connect(ctx, s.addr, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte("PING\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		if end == "context" {
+			cancel()
+		} else {
+			_ = c.Close()
+		}
+		n, err := c.Write([]byte("INCR n\r\n"))
+		if _, ok := errors.AsType[*dialError](err); !ok || n != 0 {
+			t.Errorf("the first command after %s: %d bytes, %v", end, n, err)
+		}
+		if err := failure(t.Context(), err); !errors.Is(err, driver.ErrNotSent) {
+			t.Errorf("the first command after %s: %v", end, err)
+		}
+		_ = c.Close()
 	}
 }

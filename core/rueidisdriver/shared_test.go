@@ -10,16 +10,25 @@ import (
 
 func TestRefusalNamesItsCommand(t *testing.T) {
 	d := open(t, startServer(t).url())
-	for _, list := range [][]driver.Cmd{
-		{keyed("SET", "k", "v"), cmd("SELECT", "3")},
-		{blpop("l", "0"), keyed("SET", "k", "v"), cmd("select", "3"), {}},
-		{{}, cmd("SELECT", "3"), cmd("GET", "k")},
+	for _, list := range []struct {
+		name string
+		cmds []driver.Cmd
+	}{
+		{"SELECT", []driver.Cmd{keyed("SET", "k", "v"), cmd("SELECT", "3")}},
+		{"SELECT", []driver.Cmd{blpop("l", "0.1"), keyed("SET", "k", "v"), cmd("select", "3"), {}}},
+		{"SELECT", []driver.Cmd{{}, cmd("SELECT", "3"), cmd("GET", "k")}},
+		{"WAIT", []driver.Cmd{cmd("wait", "0", "1")}},
+		{"WAIT", []driver.Cmd{keyed("SET", "k", "v"), cmd("WAIT", "0", "1")}},
+		{"WAITAOF", []driver.Cmd{blpop("l", "0.1"), keyed("SET", "k", "v"), {Args: []string{"WAITAOF", "0", "0", "1"}, Mode: driver.ReadOnly}}},
 	} {
-		for i, r := range d.DoMulti(t.Context(), list) {
-			if err := r.Err(); !errors.Is(err, driver.ErrInvalid) || !errors.Is(err, driver.ErrNotSent) || !strings.Contains(err.Error(), "SELECT") {
-				t.Errorf("reply %d to %v: %v", i, list, r)
+		for i, r := range d.DoMulti(t.Context(), list.cmds) {
+			if err := r.Err(); !errors.Is(err, driver.ErrInvalid) || !errors.Is(err, driver.ErrNotSent) || !strings.Contains(err.Error(), list.name+" ") {
+				t.Errorf("reply %d to %v: %v", i, list.cmds, r)
 			}
 		}
+	}
+	if r := d.Do(t.Context(), cmd("WAIT", "0", "1")); !errors.Is(r.Err(), driver.ErrInvalid) {
+		t.Errorf("WAIT that is not Blocking: %v", r)
 	}
 	if r := d.Do(t.Context(), reading("GET", "k")); !r.IsNil() {
 		t.Errorf("a refused list left %v", r)
@@ -68,6 +77,24 @@ func TestScriptInsideATransactionIsNotSentAgain(t *testing.T) {
 	nested("one by one", c.Do(t.Context(), cmd("exec")))
 	if n, err := c.Do(t.Context(), sc).Int64(); n != 1 || err != nil {
 		t.Errorf("after EXEC the script is sent with its source: %d, %v", n, err)
+	}
+}
+
+// TestWaitIsSentAgainBehindAScript has a WAIT sent twice, on one connection: the second covers the writes before the script, too.
+func TestWaitIsSentAgainBehindAScript(t *testing.T) {
+	sc := driver.NewScript("s", "return 1").Cmd([]string{"k"}, nil)
+	wait := driver.Cmd{Args: []string{"WAIT", "2", "1"}, Near: "k", Mode: driver.Blocking}
+	for _, n := range [][2]int64{{1, 2}, {2, 1}} {
+		replies := []driver.Reply{driver.StringReply("OK"), driver.ErrReply(driver.NewServerError("NOSCRIPT No matching script")), driver.IntReply(n[0])}
+		resendScripts([]driver.Cmd{keyed("SET", "k", "v"), sc, wait}, replies, func(cmds []driver.Cmd) []driver.Reply {
+			if len(cmds) != 2 || cmds[0].Name() != "EVAL" || cmds[1].Name() != "WAIT" {
+				t.Errorf("sent again: %v", cmds)
+			}
+			return []driver.Reply{driver.IntReply(1), driver.IntReply(n[1])}
+		})
+		if got, err := replies[2].Int64(); got != n[1] || err != nil {
+			t.Errorf("%d and then %d confirmed: %v", n[0], n[1], replies[2])
+		}
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 )
 
 // Spare connections save a Blocking command the two round trips of taking one from the client's pool and learning its
-// CLIENT ID. They lead to where the last ones were needed.
+// CLIENT ID. They lead to where the last ones were needed. A driver over a client given to New has none: the pool is not its
+// own.
 
 // takeSpare returns a spare connection to a server, or nil.
 func (d *Driver) takeSpare(at node) *conn {
@@ -26,7 +27,7 @@ func (d *Driver) takeSpare(at node) *conn {
 
 // renew makes a new conn of one that was given back, whose last user may still hold it. The caller holds d.mu.
 func (d *Driver) renew(c *conn, at node) *conn {
-	fresh := &conn{d: d, at: at, wire: c.wire, id: c.id, spareSince: c.spareSince}
+	fresh := &conn{d: d, at: at, wire: c.wire, giveBack: c.giveBack, id: c.id, spareSince: c.spareSince}
 	delete(d.conns, c)
 	d.conns[fresh] = struct{}{}
 	return fresh
@@ -61,43 +62,64 @@ func (d *Driver) queueForSpare(at node) (spare chan *conn, leave func()) {
 	}
 }
 
-// putSpare keeps a connection for later, and gives back those that have waited for too long. It reports false if there is
-// no room.
+// putSpare keeps a connection for later, for spareFor at the most. It reports false if there is no room.
 func (d *Driver) putSpare(c *conn) bool {
 	if c.at.name == "" {
 		return false
 	}
 	c.spareSince = time.Now()
-	var old []*conn
 	d.mu.Lock()
-	kept := false
-	if w := d.waiting[c.at.name]; len(w) > 0 && !d.stopped {
+	defer d.mu.Unlock()
+	if d.stopped {
+		return false
+	}
+	if w := d.waiting[c.at.name]; len(w) > 0 {
 		d.waiting[c.at.name] = w[1:]
 		w[0] <- d.renew(c, c.at)
-		d.mu.Unlock()
 		return true
 	}
-	if !d.stopped {
-		for name, conns := range d.spare {
-			for len(conns) > 0 && time.Since(conns[0].spareSince) > spareFor {
-				old = append(old, conns[0])
-				conns = conns[1:]
-			}
-			if len(conns) == 0 {
-				delete(d.spare, name)
-			} else {
-				d.spare[name] = conns
-			}
+	if len(d.spare[c.at.name]) >= maxSpare {
+		return false
+	}
+	d.spare[c.at.name] = append(d.spare[c.at.name], c)
+	if d.sweep == nil {
+		d.sweepAfter(d.spareFor)
+	}
+	return true
+}
+
+// sweepAfter has sweepSpare run later. The caller holds d.mu.
+func (d *Driver) sweepAfter(wait time.Duration) {
+	d.sweep = time.AfterFunc(wait, func() { d.run(d.sweepSpare) })
+}
+
+// sweepSpare gives back the connections that were spare for spareFor, and comes again for the others.
+func (d *Driver) sweepSpare() {
+	var old []*conn
+	next := time.Duration(-1)
+	d.mu.Lock()
+	for name, conns := range d.spare { // in each the oldest is the first
+		for len(conns) > 0 && time.Since(conns[0].spareSince) >= d.spareFor {
+			old = append(old, conns[0])
+			conns = conns[1:]
 		}
-		if kept = len(d.spare[c.at.name]) < maxSpare; kept {
-			d.spare[c.at.name] = append(d.spare[c.at.name], c)
+		if len(conns) == 0 {
+			delete(d.spare, name)
+			continue
 		}
+		d.spare[name] = conns
+		if wait := d.spareFor - time.Since(conns[0].spareSince); next < 0 || wait < next {
+			next = max(wait, 0)
+		}
+	}
+	d.sweep = nil
+	if next >= 0 && !d.stopped {
+		d.sweepAfter(next)
 	}
 	d.mu.Unlock()
 	for _, c := range old {
 		c.discard()
 	}
-	return kept
 }
 
 // dropSpare gives back all spare connections to a server.
