@@ -317,9 +317,14 @@ func TestABlockingListThatFoundNothingIsNoOutage(t *testing.T) {
 		return driver.StringReply("OK")
 	}}
 	c := newTestClient(t, d, fastProbe(1))
-	for range 5 {
+	for i := range 5 {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
-		rs := c.DoMulti(ctx, []driver.Cmd{set("x"), {Args: []string{"BLPOP", "q", "0"}, Keys: driver.Key(1), Mode: driver.Blocking}})
+		pop := driver.Cmd{Args: []string{"BLPOP", "q", "0"}, Keys: driver.Key(1), Mode: driver.Blocking}
+		list := []driver.Cmd{set("x"), pop}
+		if i%2 == 0 {
+			list = []driver.Cmd{pop, pop} // not even a SET that is answered
+		}
+		rs := c.DoMulti(ctx, list)
 		cancel()
 		if err := rs[1].Err(); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) || Classify(err) != ClassCanceled {
 			t.Errorf("%v, %s; want the deadline, class canceled and not ErrUnavailable", err, Classify(err))
