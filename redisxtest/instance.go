@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
+	"github.com/go-redisx/redisx/redisxtest/internal/certificate"
 )
 
 // instance is a server of our own over all its restarts.
@@ -34,7 +35,7 @@ func newInstance(exe Executable, cfg config) (*instance, error) {
 	}
 	in := &instance{exe: exe, dir: dir, cfg: cfg}
 	if cfg.tls {
-		if err := provideCertificates(dir, cfg.certFrom); err != nil {
+		if err := certificate.Provide(dir, cfg.certFrom); err != nil {
 			in.remove()
 			return nil, fmt.Errorf("certificates: %w", err)
 		}
@@ -58,7 +59,7 @@ func (in *instance) url(user, password string, params []string) string {
 func (in *instance) target() target {
 	g := target{network: "tcp", addr: loopback(in.port), password: in.cfg.password}
 	if in.cfg.tls {
-		g.tls = trust(in.file("ca.pem"))
+		g.tls = certificate.Trust(in.file("ca.pem"))
 	}
 	return g
 }

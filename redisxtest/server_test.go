@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-redisx/redisx/core/driver"
+	"github.com/go-redisx/redisx/redisxtest/internal/certificate"
 )
 
 func text(t testing.TB, r driver.Reply) string {
@@ -115,7 +116,7 @@ func TestServerOptions(t *testing.T) {
 		require.True(t, strings.HasPrefix(s.URL(), "rediss://127.0.0.1:"))
 		require.Equal(t, "PONG", text(t, s.Do("PING")))
 		g := s.target()
-		g.tls = trust("/nonexistent")
+		g.tls = certificate.Trust("/nonexistent")
 		require.ErrorContains(t, g.do("PING").Err(), "unknown authority")
 		for _, u := range []string{s.URL("protocol=2"), s.ClientCertURL()} {
 			t.Setenv(EnvURL, u)

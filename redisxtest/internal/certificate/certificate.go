@@ -1,4 +1,5 @@
-package redisxtest
+// Package certificate makes the certificates of test servers.
+package certificate
 
 import (
 	"crypto/ecdsa"
@@ -15,10 +16,10 @@ import (
 	"time"
 )
 
-// provideCertificates makes new ones, or copies those in the directory from.
-func provideCertificates(dir, from string) error {
+// Provide makes new ones, or copies those in the directory from.
+func Provide(dir, from string) error {
 	if from == "" {
-		return writeCertificates(dir)
+		return write(dir)
 	}
 	for _, name := range []string{"ca.pem", "server.pem", "server-key.pem", "client.pem", "client-key.pem"} {
 		b, err := os.ReadFile(filepath.Join(from, name))
@@ -32,36 +33,36 @@ func provideCertificates(dir, from string) error {
 	return nil
 }
 
-// writeCertificates makes an authority and, signed by it, a server's and a client's certificate: ca.pem, server.pem,
+// write makes an authority and, signed by it, a server's and a client's certificate: ca.pem, server.pem,
 // server-key.pem, client.pem, client-key.pem.
-func writeCertificates(dir string) error {
+func write(dir string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	ca := certificate("redisxtest authority")
+	ca := template("redisxtest authority")
 	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	if err := writeCertificate(dir, "ca", ca, ca, caKey, nil); err != nil {
+	if err := writeOne(dir, "ca", ca, ca, caKey, nil); err != nil {
 		return err
 	}
-	server := certificate("redisxtest server")
+	server := template("redisxtest server")
 	server.DNSNames, server.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	client := certificate("redisxtest client")
+	client := template("redisxtest client")
 	client.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	for name, cert := range map[string]*x509.Certificate{"server": server, "client": client} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return err
 		}
-		if err := writeCertificate(dir, name, cert, ca, caKey, key); err != nil {
+		if err := writeOne(dir, name, cert, ca, caKey, key); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func certificate(name string) *x509.Certificate {
+func template(name string) *x509.Certificate {
 	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	return &x509.Certificate{
 		SerialNumber: serial,
@@ -72,8 +73,8 @@ func certificate(name string) *x509.Certificate {
 	}
 }
 
-// writeCertificate signs and writes one. Without a key of its own it is the authority's, whose key is not written.
-func writeCertificate(dir, name string, cert, ca *x509.Certificate, caKey, key *ecdsa.PrivateKey) error {
+// writeOne signs and writes one. Without a key of its own it is the authority's, whose key is not written.
+func writeOne(dir, name string, cert, ca *x509.Certificate, caKey, key *ecdsa.PrivateKey) error {
 	public := &caKey.PublicKey
 	if key != nil {
 		public = &key.PublicKey
@@ -96,8 +97,8 @@ func writePEM(path, kind string, b []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), 0o600)
 }
 
-// trust is the TLS configuration of a client that knows only this authority. An unreadable file trusts nobody.
-func trust(path string) *tls.Config {
+// Trust is the TLS configuration of a client that knows only this authority. An unreadable file trusts nobody.
+func Trust(path string) *tls.Config {
 	pool := x509.NewCertPool()
 	if b, err := os.ReadFile(path); err == nil {
 		pool.AppendCertsFromPEM(b)
