@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/go-redisx/redisx/redisxtest/internal/certificate"
+	"github.com/go-redisx/redisx/redisxtest/internal/port"
 )
 
 func text(t testing.TB, r driver.Reply) string {
@@ -29,10 +30,10 @@ func TestServerStartsQuicklyOnLoopbackWithoutPersistence(t *testing.T) {
 	start := time.Now()
 	s := StartServer(t, OwnProcess())
 	t.Logf("started %s in %s", s.Executable(), time.Since(start))
-	_, port, err := net.SplitHostPort(s.Addr())
+	_, number, err := net.SplitHostPort(s.Addr())
 	require.NoError(t, err)
-	n, _ := strconv.Atoi(port)
-	require.Less(t, n, ephemeralPort())
+	n, _ := strconv.Atoi(number)
+	require.Less(t, n, port.Ephemeral())
 	require.Equal(t, "PONG", text(t, s.Do("PING")))
 	for name, want := range map[string]string{"bind": "127.0.0.1", "save": "", "appendonly": "no"} {
 		list, err := s.Do("CONFIG", "GET", name).Strings()
