@@ -120,7 +120,8 @@ var imports = map[string]string{
 	"context.": "context", "errors.": "errors", "fmt.": "fmt", "http.": "net/http", "slog.": "log/slog", "time.": "time", "testing.": "testing",
 	"core.": prefix + "core", "driver.": prefix + "core/driver", "goredisdriver.": prefix + "core/goredisdriver",
 	"rueidisdriver.": prefix + "core/rueidisdriver", "redisxtest.": prefix + "redisxtest", "drivertest.": prefix + "core/drivertest", "chaos.": prefix + "redisxtest/chaos",
-	"log.": "log", "redis.": "github.com/redis/go-redis/v9", "tls.": "crypto/tls", "os.": "os", "require.": "github.com/stretchr/testify/require",
+	"containers.": prefix + "redisxtest/containers",
+	"log.":        "log", "redis.": "github.com/redis/go-redis/v9", "tls.": "crypto/tls", "os.": "os", "require.": "github.com/stretchr/testify/require",
 }
 
 // program makes a file of a snippet.
