@@ -18,10 +18,14 @@ type target struct {
 	tls            *tls.Config
 	user, password string
 	db             int
+	timeout        time.Duration // of one exchange; adminTimeout if zero
 }
 
 // adminTimeout bounds one command, so that a paused server fails a test and does not hang it.
 const adminTimeout = 5 * time.Second
+
+// probeTimeout bounds what is asked again and again.
+const probeTimeout = 2 * time.Second
 
 // do sends one command on a connection of its own, in RESP2.
 func (g target) do(args ...string) driver.Reply { return g.doAll(args)[0] }
@@ -39,12 +43,16 @@ func (g target) doAll(cmds ...[]string) []driver.Reply {
 }
 
 func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
-	nc, err := net.DialTimeout(g.network, g.addr, adminTimeout)
+	timeout := g.timeout
+	if timeout == 0 {
+		timeout = adminTimeout
+	}
+	nc, err := net.DialTimeout(g.network, g.addr, timeout)
 	if err != nil {
 		return nil, err
 	}
 	defer nc.Close()
-	if err := nc.SetDeadline(time.Now().Add(adminTimeout)); err != nil {
+	if err := nc.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
 	}
 	if g.tls != nil {

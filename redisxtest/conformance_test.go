@@ -117,7 +117,7 @@ func noWrapped(context.Context, string) (driver.Driver, error) { panic("not call
 
 // owned is the process control of a server of the test's own.
 func owned(s *Server) drivertest.Process {
-	return drivertest.Process{Pause: s.Pause, Resume: s.Resume, Restart: s.Restart, FlushScripts: s.FlushScripts}
+	return drivertest.Process{Pause: s.Pause, Resume: s.Resume, Restart: func() { s.Restart(false) }, FlushScripts: s.FlushScripts}
 }
 
 func TestConformanceOnTheFake(t *testing.T) { apart(t, conformFake) }

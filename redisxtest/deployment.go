@@ -3,20 +3,24 @@ package redisxtest
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-redisx/redisx/core/driver"
 )
 
 // deployment is several processes that belong together.
 type deployment struct {
-	t     testing.TB
-	exe   Executable
-	nodes []*Server
+	t      testing.TB
+	exe    Executable
+	nodes  []*Server
+	shared bool
 }
 
-// newDeployment reads the options and finds a program; what names the kind for REDISX_TEST_REQUIRE.
-func newDeployment(t testing.TB, what string, opts []Option) (*deployment, config) {
+// deploymentConfig reads the options and finds a program; what names the kind for REDISX_TEST_REQUIRE.
+func deploymentConfig(t testing.TB, what string, opts []Option) (Executable, config) {
 	t.Helper()
 	cfg := defaults()
 	for _, o := range opts {
@@ -41,18 +45,35 @@ func newDeployment(t testing.TB, what string, opts []Option) (*deployment, confi
 	if cfg.tls {
 		cfg.settings = append(cfg.settings, []string{"tls-replication", "yes"})
 	}
-	d := &deployment{t: t, exe: exe}
-	t.Cleanup(d.stop)
-	return d, cfg
+	return exe, cfg
 }
 
-// stop attaches the logs of a failed test and ends all processes.
-func (d *deployment) stop() {
-	for _, s := range d.nodes {
-		if d.t.Failed() {
-			d.t.Logf("log of %s on %s:\n%s", d.exe, s.Addr(), s.instance.log())
-		}
+// belong makes the deployment one of a test, to which the methods of its nodes report.
+func (d *deployment) belong(t testing.TB, shared bool) {
+	d.t, d.shared = t, shared
+	nodes := make([]*Server, len(d.nodes))
+	for i, s := range d.nodes {
+		nodes[i] = &Server{t: t, instance: s.instance, shared: shared}
 	}
+	d.nodes = nodes
+}
+
+// logs attaches the logs of a failed test.
+func (d *deployment) logs(t testing.TB, from []int64) {
+	if !t.Failed() {
+		return
+	}
+	for i, s := range d.nodes {
+		if i < len(from) { // what other tests have caused before is no help
+			t.Logf("log of %s on %s during this test:\n%s", d.exe, s.Addr(), s.instance.logFrom(from[i]))
+			continue
+		}
+		t.Logf("log of %s on %s:\n%s", d.exe, s.Addr(), s.instance.log())
+	}
+}
+
+// remove ends all processes.
+func (d *deployment) remove() {
 	var wg sync.WaitGroup
 	for _, s := range d.nodes {
 		wg.Go(s.instance.remove)
@@ -60,52 +81,81 @@ func (d *deployment) stop() {
 	wg.Wait()
 }
 
-// start adds and starts n nodes side by side.
-func (d *deployment) start(n int, cfg config, sentinel bool) []*Server {
-	d.t.Helper()
+// running reports whether all processes run.
+func (d *deployment) running() bool {
+	for _, s := range d.nodes {
+		if !s.instance.running() {
+			return false
+		}
+	}
+	return true
+}
+
+// launch adds and starts n nodes side by side.
+func (d *deployment) launch(n int, cfg config, sentinel bool) ([]*Server, error) {
 	var added []*Server
 	for range n {
 		in, err := newInstance(d.exe, cfg)
 		if err != nil {
-			d.t.Fatalf("redisxtest: %v", err)
+			return nil, err
 		}
 		in.sentinel, cfg.certFrom = sentinel, in.dir
-		s := &Server{t: d.t, instance: in}
+		s := &Server{instance: in}
 		added, d.nodes = append(added, s), append(d.nodes, s)
 	}
-	errs := make([]error, n)
+	return added, all(added, func(s *Server) error { return s.instance.startAnywhere() })
+}
+
+// all runs f for every server side by side and joins the errors.
+func all(list []*Server, f func(*Server) error) error {
+	errs := make([]error, len(list))
 	var wg sync.WaitGroup
-	for i, s := range added {
-		wg.Go(func() { errs[i] = s.instance.startAnywhere() })
+	for i, s := range list {
+		wg.Go(func() { errs[i] = f(s) })
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		d.t.Fatalf("redisxtest: %v", err)
-	}
-	return added
+	return errors.Join(errs...)
 }
 
-// readyTimeout bounds how long a deployment may take to agree, which is about 2 s.
-const readyTimeout = 30 * time.Second
+// readyTimeout bounds how long a deployment may take to agree: about 2 s at the start, some 20 s for a Sentinel's replica that
+// was down.
+const readyTimeout = 60 * time.Second
 
-// await polls until every check is content, and fails the test with the last complaint.
-func (d *deployment) await(what string, check func() error) {
-	d.t.Helper()
+// await polls until the check is content, and returns its last complaint if it never is.
+func await(what string, check func() error) error {
 	var err error
-	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(15 * time.Millisecond) {
 		if err = check(); err == nil {
-			return
+			return nil
 		}
 	}
-	d.t.Fatalf("redisxtest: %s: %v", what, err)
+	return fmt.Errorf("%s: %w", what, err)
 }
 
-// command sends an admin command that must succeed.
-func (d *deployment) command(s *Server, args ...string) {
+// own reports whether the test may break the deployment and fails it if not.
+func (d *deployment) own(method string) bool {
 	d.t.Helper()
-	if err := s.Do(args...).Err(); err != nil {
-		d.t.Fatalf("redisxtest: %s on %s: %v", args[:min(2, len(args))], s.Addr(), err)
+	if d.shared {
+		d.fault("%s would disturb the other tests of a shared deployment; use StartCluster or StartSentinel", method)
 	}
+	return !d.shared
+}
+
+// fault fails the test and lets it go on, as [Server.fault] does.
+func (d *deployment) fault(format string, args ...any) {
+	d.t.Helper()
+	d.t.Errorf("redisxtest: "+format, args...)
+}
+
+// up returns those nodes of a list that run and are not paused. They may still not answer.
+func up(list []*Server) []*Server {
+	var found []*Server
+	for _, s := range list {
+		if s.instance.awake() {
+			found = append(found, s)
+		}
+	}
+	return found
 }
 
 // hosts joins the addresses of servers as a URL has them.
@@ -118,4 +168,36 @@ func hosts(list []*Server) string {
 		s += n.Addr()
 	}
 	return s
+}
+
+// replication is the section of INFO.
+type replication map[string]string
+
+func askReplication(n *Server) (replication, error) {
+	text, err := n.probe("INFO", "replication").Text()
+	return driver.ParseInfo(text), err
+}
+
+func (r replication) primary() bool { return r["role"] == "master" }
+
+// follows tells why a node is not an up-to-date replica of the primary.
+func (r replication) follows(primary *Server) error {
+	if r.primary() || r["master_port"] != strconv.Itoa(primary.instance.port) || r["master_link_status"] != "up" {
+		return fmt.Errorf("role %s of port %s, link %s; want a replica of %s", r["role"], r["master_port"], r["master_link_status"],
+			primary.Addr())
+	}
+	return nil
+}
+
+// feeds tells why a primary has not so many replicas that are in sync.
+func (r replication) feeds(replicas int) error {
+	if n := r["connected_slaves"]; !r.primary() || n != strconv.Itoa(replicas) {
+		return fmt.Errorf("a %s with %s of %d replicas", r["role"], n, replicas)
+	}
+	for i := range replicas {
+		if s := r["slave"+strconv.Itoa(i)]; !containsField(s, "state=online") {
+			return fmt.Errorf("replica %q is not online", s)
+		}
+	}
+	return nil
 }

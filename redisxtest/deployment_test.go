@@ -43,15 +43,12 @@ func TestClusterServesEverySlotOnceItIsStarted(t *testing.T) {
 	replica := c.Nodes()[5]
 	replica.Kill()
 	require.Error(t, replica.Do("PING").Err())
-	replica.Restart()
-	c.await("the replica does not come back", func() error {
-		for _, n := range c.nodes {
-			if err := c.agrees(n); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	require.Error(t, c.settled(), "a cluster with a dead node is well")
+	replica.Restart(false)
+	c.AwaitReady()
+	v, err := look(replica)
+	require.NoError(t, err)
+	require.False(t, v.primary())
 }
 
 func TestClusterWithTLS(t *testing.T) {
@@ -65,10 +62,52 @@ func TestSentinelKnowsItsPrimaryAndFailsOver(t *testing.T) {
 	require.Equal(t, s.Nodes()[0], s.Primary())
 	roundTrip(t, s.URL())
 	start = time.Now()
-	s.Failover()
+	old := s.Primary()
+	heir := s.Failover()
 	t.Logf("failed over in %s", time.Since(start))
-	require.NotEqual(t, s.Nodes()[0], s.Primary())
+	require.Equal(t, heir, s.Primary())
+	require.Equal(t, "master", role(t, heir))
+	require.Equal(t, "slave", role(t, old))
 	roundTrip(t, s.URL())
+	start = time.Now()
+	s.AwaitReady()
+	t.Logf("well again in %s", time.Since(start))
+}
+
+func role(t testing.TB, s *Server) string {
+	t.Helper()
+	list, err := s.Do("ROLE").List()
+	require.NoError(t, err)
+	return text(t, list[0])
+}
+
+func TestSentinelReplacesAPrimaryThatIsGone(t *testing.T) {
+	s := StartSentinel(t, 1)
+	old := s.Primary()
+	require.NoError(t, old.Do("SET", "k", "v").Err())
+	old.Kill()
+	start := time.Now()
+	heir := s.AwaitFailover(old)
+	t.Logf("replaced after %s", time.Since(start))
+	require.NotEqual(t, old, heir)
+	require.Equal(t, "master", role(t, heir))
+	require.Equal(t, "v", text(t, heir.Do("GET", "k")))
+	require.Error(t, s.settled(), "a deployment with a dead node is well")
+	start = time.Now()
+	old.Restart(false)
+	s.AwaitReady()
+	t.Logf("well again after %s", time.Since(start))
+	require.Equal(t, "v", text(t, old.Do("GET", "k")), "the old primary does not follow")
+
+	// The roles are in the configuration: a restart does not bring the old ones back.
+	heir.Restart(true)
+	require.Equal(t, "master", role(t, heir))
+	require.Equal(t, "v", text(t, heir.Do("GET", "k")))
+	old.Restart(false)
+	require.Equal(t, "slave", role(t, old))
+	s.Sentinels()[0].Restart(true)
+	s.AwaitReady()
+	require.Equal(t, heir, s.Primary())
 }
 
 func TestDeploymentsRefuseImpossibleShapes(t *testing.T) {

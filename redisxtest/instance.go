@@ -22,8 +22,9 @@ type instance struct {
 	sentinel bool
 	fresh    bool // being started for the first time, perhaps on another port
 
-	mu      sync.Mutex
-	process *process // nil while stopped
+	mu      sync.RWMutex // held for writing during a start
+	process *process     // nil while stopped
+	paused  bool
 }
 
 // newInstance makes the directory of a server.
@@ -87,9 +88,13 @@ const startTimeout = 20 * time.Second
 func (in *instance) start() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	return in.startLocked()
+}
+
+func (in *instance) startLocked() error {
 	args := []string{in.exe.Path, in.file("redis.conf")}
-	// A Sentinel keeps what it learns in its configuration file.
-	if _, err := os.Stat(args[1]); err != nil || !in.sentinel || in.fresh {
+	// A Sentinel keeps what it learns in its configuration file, and has the servers that it watches keep their roles in theirs.
+	if _, err := os.Stat(args[1]); err != nil || !(in.sentinel || in.cfg.watched) || in.fresh {
 		if err := os.WriteFile(args[1], []byte(in.configuration()), 0o600); err != nil {
 			return err
 		}
@@ -101,7 +106,7 @@ func (in *instance) start() error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", in.exe.Path, err)
 	}
-	in.process = p
+	in.process, in.paused = p, false
 	answer := errors.New("none")
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		if !p.running() {
@@ -112,6 +117,9 @@ func (in *instance) start() error {
 		info, err := replies[0].Text()
 		if err == nil {
 			err = replies[1].Err()
+		}
+		if e, ok := errors.AsType[*driver.ServerError](err); ok && e.Code() == "MASTERDOWN" { // a replica that wants its primary, but is up
+			err = nil
 		}
 		if err == nil && driver.ParseInfo(info)["process_id"] == fmt.Sprint(p.pid) {
 			return nil
@@ -127,17 +135,30 @@ func (in *instance) start() error {
 }
 
 func (in *instance) running() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.mu.RLock()
+	defer in.mu.RUnlock()
 	return in.process != nil && in.process.running()
+}
+
+// awake reports whether the server runs and is not paused. While it is being started or stopped it does not.
+func (in *instance) awake() bool {
+	if !in.mu.TryRLock() {
+		return false
+	}
+	defer in.mu.RUnlock()
+	return in.process != nil && !in.paused && in.process.running()
 }
 
 func (in *instance) stop() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.stopLocked()
+}
+
+func (in *instance) stopLocked() {
 	if in.process != nil {
 		in.process.kill()
-		in.process = nil
+		in.process, in.paused = nil, false
 	}
 }
 

@@ -23,6 +23,7 @@ type config struct {
 	settings        [][]string
 	tls, unix       bool
 	cluster         bool
+	watched         bool   // by Sentinels
 	certFrom        string // directory with certificates to share, instead of new ones
 	password        string
 	users           []user

@@ -49,6 +49,12 @@ func StartServer(t testing.TB, opts ...Option) *Server {
 	if err != nil {
 		missing(t, "server", err)
 	}
+	return startOwn(t, exe, cfg)
+}
+
+// startOwn starts a server that ends with the test.
+func startOwn(t testing.TB, exe Executable, cfg config) *Server {
+	t.Helper()
 	in, err := newInstance(exe, cfg)
 	if err != nil {
 		t.Fatalf("redisxtest: %v", err)
@@ -193,52 +199,18 @@ func (s *Server) ClientCertURL(params ...string) string {
 // server and an error reply are in the reply's Err.
 func (s *Server) Do(args ...string) driver.Reply { return s.target().do(args...) }
 
+// probe is Do for what is asked again and again: it gives up sooner.
+func (s *Server) probe(args ...string) driver.Reply {
+	g := s.target()
+	g.timeout = probeTimeout
+	return g.do(args...)
+}
+
 // FlushScripts makes the server forget every script.
 func (s *Server) FlushScripts() {
 	s.t.Helper()
 	if err := s.Do("SCRIPT", "FLUSH").Err(); err != nil {
 		s.fault("SCRIPT FLUSH: %v", err)
-	}
-}
-
-// Pause stops the process in its tracks (SIGSTOP): connections stay and nothing answers. Resume lets it go on.
-func (s *Server) Pause() {
-	s.t.Helper()
-	s.control("Pause", (*process).pause)
-}
-
-// Resume ends Pause.
-func (s *Server) Resume() {
-	s.t.Helper()
-	s.control("Resume", (*process).resume)
-}
-
-// Kill ends the process at once (SIGKILL). Restart brings it back.
-func (s *Server) Kill() {
-	s.t.Helper()
-	if s.own("Kill") {
-		s.instance.stop()
-	}
-}
-
-// Stop is Kill: nothing here persists unless an option says so.
-func (s *Server) Stop() {
-	s.t.Helper()
-	if s.own("Stop") {
-		s.instance.stop()
-	}
-}
-
-// Restart kills the process if it runs and starts it again on the same port. The data set is empty unless the test
-// configured persistence.
-func (s *Server) Restart() {
-	s.t.Helper()
-	if !s.own("Restart") {
-		return
-	}
-	s.instance.stop()
-	if err := s.instance.start(); err != nil {
-		s.fault("Restart: %v", err)
 	}
 }
 
@@ -254,22 +226,6 @@ func (s *Server) own(method string) bool {
 		return true
 	}
 	return false
-}
-
-func (s *Server) control(method string, do func(*process) error) {
-	s.t.Helper()
-	if !s.own(method) {
-		return
-	}
-	s.instance.mu.Lock()
-	defer s.instance.mu.Unlock()
-	if s.instance.process == nil {
-		s.fault("%s: the server is not running", method)
-		return
-	}
-	if err := do(s.instance.process); err != nil {
-		s.fault("%s: %v", method, err)
-	}
 }
 
 // fault fails the test and lets it go on: methods may be called from any goroutine, where FailNow is not allowed.

@@ -20,7 +20,8 @@ func (in *instance) configuration() string {
 		lines = append(lines, []string{"port", strconv.Itoa(in.port)})
 	}
 	if !in.sentinel {
-		lines = append(lines, []string{"save", ""}, []string{"appendonly", "no"})
+		// Without the delay a replica is in sync at once.
+		lines = append(lines, []string{"save", ""}, []string{"appendonly", "no"}, []string{"repl-diskless-sync-delay", "0"})
 	}
 	if c.unix {
 		lines = append(lines, []string{"unixsocket", in.file("s")}, []string{"unixsocketperm", "700"})
