@@ -71,7 +71,7 @@ func (c *conn) decide(ctx context.Context, cmds []driver.Cmd) []verdict {
 	if ctx.Err() != nil || slices.ContainsFunc(cmds, invalid) {
 		return nil
 	}
-	verdicts := c.w.commands(cmds)
+	verdicts := c.w.commands(cmds, c.w.router)
 	if verdicts == nil {
 		for i := range cmds {
 			c.follow(&cmds[i])

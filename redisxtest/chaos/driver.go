@@ -33,18 +33,20 @@ type Driver interface {
 }
 
 // Wrap returns d with the faults of a script. It owns d from then on: Close closes it. Wrap does no I/O and starts nothing. A
-// nil driver, or a script whose [Script.Check] is an error, makes every call fail with that error.
+// nil driver, a script whose [Script.Check] is an error, or one with faults that only a [Proxy] can cause, makes every call
+// fail with that error.
 func Wrap(d driver.Driver, script Script) Driver {
 	script.Rules = slices.Clone(script.Rules)
 	w := &wrapped{
-		inner: d, judge: newJudge(script), mistake: script.Check(), closing: make(chan struct{}), streams: map[*stream]struct{}{},
+		inner: d, judge: newJudge(script), closing: make(chan struct{}), streams: map[*stream]struct{}{},
 	}
 	if isNil(d) {
 		w.inner, w.mistake = nil, errors.New("chaos: Wrap of a nil driver")
 		return w
 	}
-	if w.mistake != nil {
-		w.mistake = driver.NotSent(fmt.Errorf("%w: %w", driver.ErrInvalid, w.mistake))
+	_, routes := d.(driver.Router)
+	if err := script.check(func(r Rule) string { return r.fitsDriver(routes) }); err != nil {
+		w.mistake = driver.NotSent(fmt.Errorf("%w: %w", driver.ErrInvalid, err))
 	}
 	return w.withAbilities()
 }
@@ -191,7 +193,7 @@ func (w *wrapped) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
 		return w.inner.Do(ctx, cmd)
 	}
 	cmds := []driver.Cmd{cmd}
-	if verdicts := w.commands(cmds); verdicts != nil {
+	if verdicts := w.commands(cmds, w.router); verdicts != nil {
 		return w.run(ctx, w.inner, cmds, verdicts, nil)[0]
 	}
 	return w.inner.Do(ctx, cmd)
@@ -209,7 +211,7 @@ func (w *wrapped) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Reply
 	if ctx.Err() != nil || slices.ContainsFunc(cmds, invalid) {
 		return w.inner.DoMulti(ctx, cmds)
 	}
-	if verdicts := w.commands(cmds); verdicts != nil {
+	if verdicts := w.commands(cmds, w.router); verdicts != nil {
 		return w.run(ctx, w.inner, cmds, verdicts, nil)
 	}
 	return w.inner.DoMulti(ctx, cmds)
@@ -257,9 +259,7 @@ func (w *wrapped) closed() bool {
 
 // Log implements Driver.
 func (w *wrapped) Log() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.lines)
+	return w.judge.log()
 }
 
 // Script implements Driver.

@@ -66,6 +66,9 @@ const (
 	loseReply
 	duplicate
 	hang
+	hangReply
+	reset
+	cut
 	loseSubscription
 	loseInvalidation
 	bugRetry
@@ -74,8 +77,8 @@ const (
 )
 
 var kindNames = [...]string{
-	"no fault", "latency", "reply", "refuse", "lose-request", "lose-reply", "duplicate", "hang", "lose-subscription",
-	"lose-invalidation", "bug-retry", "bug-ignore-cancel", "bug-silent-gap",
+	"no fault", "latency", "reply", "refuse", "lose-request", "lose-reply", "duplicate", "hang", "hang-reply", "reset", "cut",
+	"lose-subscription", "lose-invalidation", "bug-retry", "bug-ignore-cancel", "bug-silent-gap",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -91,7 +94,7 @@ type fault struct {
 	kind     kind
 	text     string        // of an error reply
 	min, max time.Duration // of latency, the same unless it is drawn; min alone of bugIgnoreCancel
-	drop     int           // how many messages
+	drop     int           // how many messages, or bytes before the cut
 }
 
 func (f fault) String() string {
@@ -102,7 +105,7 @@ func (f fault) String() string {
 		return fmt.Sprintf("%s %s", f.kind, f.min)
 	case f.kind == reply:
 		return fmt.Sprintf("%s %s", f.kind, strconv.Quote(f.text))
-	case f.kind.gap():
+	case f.kind.gap() || f.kind == cut:
 		return fmt.Sprintf("%s %d", f.kind, f.drop)
 	}
 	return f.kind.String()
@@ -121,6 +124,8 @@ func (f fault) check() string {
 		return "reply without a text"
 	case f.kind == reply && strings.ContainsAny(f.text, "\r\n"):
 		return fmt.Sprintf("reply %q has a line break; an error reply is one line", f.text)
+	case f.kind == cut && f.drop < 0:
+		return fmt.Sprintf("cut %d; want from 0 on the bytes of the reply that arrive", f.drop)
 	case f.kind.gap() && f.drop < 1:
 		return fmt.Sprintf("%s %d; want at least 1 to be dropped", f.kind, f.drop)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	commandFaults = "latency, reply, refuse, lose-request, lose-reply, duplicate, hang, bug-retry, bug-ignore-cancel"
+	commandFaults = "latency, reply, refuse, lose-request, lose-reply, duplicate, hang, hang-reply, reset, cut, bug-retry, bug-ignore-cancel"
 	allFaults     = commandFaults + ", lose-subscription, lose-invalidation, bug-silent-gap"
 )
 
@@ -115,6 +115,8 @@ func parseOption(m Match, w word) (Match, error) {
 		return m.Key(w.text), nil
 	case "channel":
 		return m.Channel(w.text), nil
+	case "node":
+		return m.Node(w.text), nil
 	case "nth":
 		first, last, span := strings.Cut(w.text, "..")
 		from, err := strconv.Atoi(first)
@@ -142,7 +144,7 @@ func parseOption(m Match, w word) (Match, error) {
 		}
 		return m.Times(n), nil
 	}
-	return m, fmt.Errorf("%s=; want key=, channel=, nth=, p= or times=", w.name)
+	return m, fmt.Errorf("%s=; want key=, channel=, node=, nth=, p= or times=", w.name)
 }
 
 func parseFault(m Match, name word, args []word) (Rule, error) {
@@ -167,6 +169,14 @@ func parseFault(m Match, name word, args []word) (Rule, error) {
 		f.text = args[0].text
 		if !args[0].quoted {
 			f.text = fullText(f.text)
+		}
+	case k == cut:
+		var n word
+		if len(args) > 0 {
+			n = args[0]
+		}
+		if f.drop, err = strconv.Atoi(n.text); err != nil || n.name != "" {
+			err = fmt.Errorf("cut wants the number of bytes that arrive, such as 3")
 		}
 	case k.gap() && len(args) == 0:
 		f.drop = 1

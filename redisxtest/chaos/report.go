@@ -18,15 +18,17 @@ func Report(t testing.TB, d Driver) {
 	})
 }
 
-func report(d Driver) string {
+func report(d Driver) string { return d.wrapper().report() }
+
+func (j *judge) report() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "chaos: the script was\n%s", d.Script())
-	log := d.Log()
+	fmt.Fprintf(&b, "chaos: the script was\n%s", j.script)
+	log := j.log()
 	fmt.Fprintf(&b, "chaos: faults: %d; as a script these lines cause the same\n", len(log))
 	for _, line := range log {
 		b.WriteString(line + "\n")
 	}
-	rules, seen := d.wrapper().idle()
+	rules, seen := j.idle()
 	for i, r := range rules {
 		fmt.Fprintf(&b, "chaos: this rule did nothing, of %d matches: %s\n", seen[i], r)
 	}

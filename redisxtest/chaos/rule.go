@@ -2,11 +2,10 @@ package chaos
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-redisx/redisx/core/driver"
 )
 
 // Words that stand in the place of a command.
@@ -17,13 +16,14 @@ const (
 )
 
 // Match says where and when a fault happens. It is a value: each method returns a changed copy, and those named after faults
-// return the [Rule]. What cannot be (the 0th match, a probability of 2) is reported by [Script.Check] and by every call of the
-// driver wrapped with it.
+// return the [Rule]. What cannot be (the 0th match, a probability of 2) is reported by [Script.Check], by [NewProxy] and by
+// every call of a driver wrapped with it.
 type Match struct {
 	on     string // a command in capitals, or one of the words above
 	script string
 	key    string
 	keyed  keyed
+	node   string // host:port, "" is every node
 
 	from, to int     // matches; 0 and 0 are all, to 0 is without end
 	p        float64 // 0 is always
@@ -91,6 +91,16 @@ func (m Match) Key(glob string) Match { return m.glob(glob, byKey) }
 
 // Channel is Key for the channel of a message.
 func (m Match) Channel(glob string) Match { return m.glob(glob, byChannel) }
+
+// Node restricts the rule to what goes to or comes from one server, by its host:port as clients dial it. With [Wrap] it needs
+// a driver of a Cluster, which knows where a key lives.
+func (m Match) Node(addr string) Match {
+	if _, _, err := net.SplitHostPort(addr); err != nil && !strings.HasPrefix(addr, "/") {
+		return m.wrong("node=%s; want host:port", addr)
+	}
+	m.node = addr
+	return m
+}
 
 func (m Match) glob(glob string, by keyed) Match {
 	if (by == byChannel) != (m.on == onMessage) {
@@ -166,12 +176,24 @@ func (m Match) LoseRequest() Rule { return Rule{m, fault{kind: loseRequest}} }
 // LoseReply breaks the connection on the way back: the command is run, and the error is a driver.ErrUnknownOutcome.
 func (m Match) LoseReply() Rule { return Rule{m, fault{kind: loseReply}} }
 
-// Duplicate delivers the command twice, one right after the other, and returns the first reply. A Blocking command is spared.
+// Duplicate delivers the command twice, one right after the other, and returns the first reply. A Blocking command is spared,
+// on the wire also one within a transaction.
 func (m Match) Duplicate() Rule { return Rule{m, fault{kind: duplicate}} }
 
 // Hang loses the command on the way to the server without a sign: it is not run, and the call waits until its ctx ends (the
 // outcome is unknown) or the driver is closed.
 func (m Match) Hang() Rule { return Rule{m, fault{kind: hang}} }
+
+// HangReply loses the reply without a sign: the command is run, and the call waits until its ctx ends (the outcome is unknown)
+// or the driver is closed.
+func (m Match) HangReply() Rule { return Rule{m, fault{kind: hangReply}} }
+
+// Reset is LoseReply by a connection that is reset instead of closed. It needs a [Proxy].
+func (m Match) Reset() Rule { return Rule{m, fault{kind: reset}} }
+
+// Cut is LoseReply in the middle of the reply: its first n bytes arrive, all of it if it has no more, and the connection is
+// closed. It needs a [Proxy].
+func (m Match) Cut(n int) Rule { return Rule{m, fault{kind: cut, drop: n}} }
 
 // LoseSubscription calls OnLost in the place of a message, drops that message and those after it, drop in all, and calls
 // OnConfirmed. [Driver.Calm] and a reconnection of the driver below end the gap earlier.
@@ -213,6 +235,9 @@ func (m Match) String() string {
 		b.WriteString(" key=" + quote(m.key))
 	case byChannel:
 		b.WriteString(" channel=" + quote(m.key))
+	}
+	if m.node != "" {
+		b.WriteString(" node=" + quote(m.node))
 	}
 	switch {
 	case m.from > 0 && m.from == m.to:
@@ -256,22 +281,45 @@ func (r Rule) check() string {
 	return ""
 }
 
+// fitsDriver returns why a rule is not for Wrap.
+func (r Rule) fitsDriver(routes bool) string {
+	switch {
+	case r.fault.kind == reset || r.fault.kind == cut:
+		return fmt.Sprintf("%s needs a connection; use NewProxy, or lose-reply", r.fault.kind)
+	case r.match.node != "" && (!routes || r.match.on == onMessage || r.match.on == onInvalidation):
+		return "node= needs commands on a driver of a Cluster, or NewProxy"
+	}
+	return ""
+}
+
+// fitsWire returns why a rule is not for a Proxy that knows these scripts.
+func (r Rule) fitsWire(scripts map[string]bool) string {
+	switch k := r.fault.kind; {
+	case k == refuse:
+		return "refuse is for a driver, as a command needs a connection to be seen; use lose-request, or Proxy.Refuse"
+	case k == bugRetry || k == bugIgnoreCancel:
+		return fmt.Sprintf("%s is for a driver; use Wrap", k)
+	case r.match.script != "" && !scripts[r.match.script]:
+		return fmt.Sprintf("script=%s is not known; tell it with NameScripts", r.match.script)
+	}
+	return ""
+}
+
 // command reports whether a command is one the rule is about, and the key that told.
-func (m *Match) command(cmd *driver.Cmd) (key string, ok bool) {
+func (m *Match) command(c *call) (key string, ok bool) {
 	switch {
 	case m.on == onMessage || m.on == onInvalidation:
 		return "", false
-	case m.script != "" && (cmd.Script == nil || cmd.Script.Name() != m.script):
+	case m.script != "" && c.script != m.script:
 		return "", false
-	case m.on != onAny && !strings.EqualFold(m.on, cmd.Args[0]):
+	case m.on != onAny && m.on != c.name || m.on == onAny && c.own:
+		return "", false
+	case m.node != "" && m.node != c.node:
 		return "", false
 	case m.keyed == notKeyed:
-		if cmd.Keys.Count > 0 {
-			key = cmd.Args[cmd.Keys.First]
-		}
-		return key, true
+		return c.first, true
 	}
-	cmd.EachKey(func(k string) {
+	c.eachKey(func(k string) {
 		if !ok && matchGlob(m.key, k) {
 			key, ok = k, true
 		}
@@ -280,8 +328,8 @@ func (m *Match) command(cmd *driver.Cmd) (key string, ok bool) {
 }
 
 // event is command for a message or an invalidation. Without names it is about everything.
-func (m *Match) event(on string, names []string) (name string, ok bool) {
-	if m.on != on {
+func (m *Match) event(on string, names []string, node string) (name string, ok bool) {
+	if m.on != on || m.node != "" && m.node != node {
 		return "", false
 	}
 	if len(names) == 0 {

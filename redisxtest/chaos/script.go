@@ -14,11 +14,19 @@ type Script struct {
 	Rules []Rule
 }
 
-// Check returns an error that lists every rule that cannot be, nil if there is none.
-func (s Script) Check() error {
+// Check returns an error that lists every rule that cannot be, nil if there is none. Some rules are for drivers and some for
+// a [Proxy] only, which [Wrap] and [NewProxy] look at.
+func (s Script) Check() error { return s.check(func(Rule) string { return "" }) }
+
+// check is Check with a question more: what is wrong with a rule where it is meant to work.
+func (s Script) check(fits func(Rule) string) error {
 	var errs []error
 	for i, r := range s.Rules {
-		if wrong := r.check(); wrong != "" {
+		wrong := r.check()
+		if wrong == "" {
+			wrong = fits(r)
+		}
+		if wrong != "" {
 			errs = append(errs, fmt.Errorf("chaos: rule %d: %s", i+1, wrong))
 		}
 	}

@@ -58,7 +58,7 @@ func TestParseErrors(t *testing.T) {
 		"on GET los-reply":                   `"los-reply" is no fault; want one of latency,`,
 		"on GET hang now":                    `"now" after hang; a fault ends its line`,
 		"on GET hang nth=3":                  `nth="3" after hang; a fault ends its line, and key=, nth= and others stand before it`,
-		"on GET nht=3 hang":                  "nht=; want key=, channel=, nth=, p= or times=",
+		"on GET nht=3 hang":                  "nht=; want key=, channel=, node=, nth=, p= or times=",
 		"on GET nth=3 nth=4 hang":            "nth= twice",
 		"on GET nth=x hang":                  "nth=x; want a number as in nth=3, nth=3.. or nth=3..5",
 		"on GET nth=5..3 hang":               "nth=5..3; want numbers from 1 on",

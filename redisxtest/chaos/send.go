@@ -95,7 +95,7 @@ func (w *wrapped) plan(cmds []driver.Cmd, verdicts []verdict, c *conn) []step {
 	}
 	for i, v := range verdicts {
 		k := v.fault.kind
-		if k != loseReply && k != loseRequest && k != hang {
+		if k != loseReply && k != loseRequest && k != hang && k != hangReply {
 			continue
 		}
 		for j := i; j < len(cmds); j++ {
@@ -116,13 +116,13 @@ func (w *wrapped) plan(cmds []driver.Cmd, verdicts []verdict, c *conn) []step {
 
 // cutBy breaks the connection at a command or before it. What broke it first decides what the caller sees.
 func (s *step) cutBy(k kind) {
-	if k != loseReply {
+	if k == loseRequest || k == hang {
 		s.send = 0
 	}
 	if s.cut {
 		return
 	}
-	s.cut, s.hangs = true, k == hang
+	s.cut, s.hangs = true, k == hang || k == hangReply
 	if s.err = driver.Unknown(errReplyLost); k == loseRequest {
 		s.err = driver.Unknown(errRequestLost)
 	}

@@ -60,7 +60,7 @@ func (s *stream) lost(reason error) {
 func (s *stream) arrived(on string, names []string, deliver func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, ok := s.w.event(on, names, s.left > 0)
+	f, ok := s.w.event(on, names, "", s.left > 0)
 	if ok {
 		s.left, s.silent = f.drop, f.kind == bugSilentGap
 		if !s.silent {
