@@ -177,7 +177,8 @@ func (n network) begin(wrong, text string, s state) (end func()) {
 			}
 		})
 		if ended {
-			n.px.log(n.node, "end of "+text)
+			verb, _, _ := strings.Cut(text, " ")
+			n.px.log(n.node, "end-of-"+verb)
 		}
 	}
 }
@@ -233,9 +234,6 @@ func (px *Proxy) of(node string) (out []*session) {
 // log notes a fault of the network, as a comment that has the form of a line for ParseSchedule.
 func (px *Proxy) log(node, text string) {
 	verb, args, _ := strings.Cut(text, " ")
-	if verb == "end" {
-		verb, args = text, ""
-	}
 	if node == "" {
 		node = px.name()
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -487,10 +488,11 @@ type pipeEnd struct {
 	reset atomic.Bool
 }
 
-// clientEnd is the client's end.
+// clientEnd is the client's end. Its errors are those of a socket.
 type clientEnd struct {
 	net.Conn
 	end           *pipeEnd
+	closed        atomic.Bool
 	local, remote net.Addr
 }
 
@@ -507,10 +509,36 @@ func (c *clientEnd) Write(b []byte) (int, error) {
 	return n, c.why("write", err)
 }
 
-// why makes a reset of one.
-func (c *clientEnd) why(op string, err error) error {
-	if err != nil && c.end.reset.Load() {
-		return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: syscall.ECONNRESET}
+func (c *clientEnd) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+func (c *clientEnd) SetDeadline(t time.Time) error      { return c.deadline(c.Conn.SetDeadline(t)) }
+func (c *clientEnd) SetReadDeadline(t time.Time) error  { return c.deadline(c.Conn.SetReadDeadline(t)) }
+func (c *clientEnd) SetWriteDeadline(t time.Time) error { return c.deadline(c.Conn.SetWriteDeadline(t)) }
+
+// deadline is the error of setting a deadline: a socket does not mind that the other side is gone.
+func (c *clientEnd) deadline(err error) error {
+	if err != nil && !c.closed.Load() {
+		return nil
 	}
-	return err
+	return c.why("set", err)
+}
+
+func (c *clientEnd) why(op string, err error) error {
+	reason := err
+	switch {
+	case err == nil || errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	case c.closed.Load():
+		reason = net.ErrClosed
+	case c.end.reset.Load():
+		reason = syscall.ECONNRESET
+	case errors.Is(err, io.ErrClosedPipe):
+		reason = syscall.EPIPE
+	default:
+		return err
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: reason}
 }
