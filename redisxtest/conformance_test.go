@@ -138,6 +138,18 @@ func conformFake(t *testing.T) {
 	})
 }
 
+// The suite takes the fake Cluster for a real one, and may move its slots.
+func TestConformanceOnTheFakeCluster(t *testing.T) {
+	apart(t, func(t *testing.T) {
+		c := NewFakeCluster(t, 3)
+		conform(t, drivertest.Config{
+			URL:      c.URL(),
+			Features: drivertest.Features{AllowFlush: true},
+			Process:  drivertest.Process{FlushScripts: c.FlushScripts},
+		})
+	})
+}
+
 func TestConformanceOnAServer(t *testing.T) {
 	apart(t, conformServer)
 }

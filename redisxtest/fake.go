@@ -25,9 +25,9 @@ import (
 // Time is the wall clock until [Fake.Advance] moves it. An expired key is gone for every command that comes after, and
 // clients that track it are told at that command, when Advance passes the moment, or about 20 ms after it.
 type Fake struct {
-	t    testing.TB // nil outside of tests
-	addr string
-	cfg  config
+	t     testing.TB // nil outside of tests
+	cfg   config
+	nodes []*fakeNode // one, or those of a FakeCluster
 
 	mu       sync.Mutex // one command at a time; guards everything below
 	users    map[string]*fakeUser
@@ -38,6 +38,8 @@ type Fake struct {
 	current  *fakeConn // whose command runs
 	waiters  []*waiter // in the order they began to block
 	tracks   trackTable
+	slots    *slotTable // nil unless it is a Cluster
+	declared map[string]struct{} // the keys of the running script, in a Cluster
 	offset   time.Duration
 	fail     failure
 	counts   map[string]int
@@ -45,8 +47,7 @@ type Fake struct {
 	started  time.Time
 	expiry   *time.Timer
 
-	life     sync.Mutex // guards what follows; never held while a command runs
-	listener net.Listener
+	life     sync.Mutex // guards what follows and the nodes' listeners; never held while a command runs
 	sockets  map[*fakeConn]struct{}
 	opened   []*core.Client
 	closed   bool
@@ -69,6 +70,12 @@ func NewFake(t testing.TB, opts ...Option) *Fake {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.attach(t)
+	return f
+}
+
+// attach closes the Fake with a test, and fails the test if a failure that it ordered has not come.
+func (f *Fake) attach(t testing.TB) {
 	f.t = t
 	t.Cleanup(func() {
 		if err := f.Close(); err != nil {
@@ -80,11 +87,13 @@ func NewFake(t testing.TB, opts ...Option) *Fake {
 			t.Errorf("redisxtest: FailNext(%d, %q) has met no command; a test that orders a failure should see it", f.fail.left, f.fail.text)
 		}
 	})
-	return f
 }
 
 // StartFake starts a Fake outside of tests, for programs that demonstrate themselves. The caller closes it.
-func StartFake(opts ...Option) (*Fake, error) {
+func StartFake(opts ...Option) (*Fake, error) { return startFake(0, opts) }
+
+// startFake starts a server of its own for masters = 0, else a Cluster of that many.
+func startFake(masters int, opts []Option) (*Fake, error) {
 	cfg := defaults()
 	for _, o := range opts {
 		o.apply(&cfg)
@@ -106,34 +115,47 @@ func StartFake(opts ...Option) (*Fake, error) {
 	if f.eng, err = newEngine(f.hook); err != nil {
 		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
 	}
-	f.commands = fakeCommands(f.eng.has)
-	if cfg.inMemory {
-		f.addr = "127.0.0.1:1"
-		return f, nil
+	f.commands = fakeCommands(f.eng.has, masters > 0)
+	listeners := make([]net.Listener, max(1, masters))
+	for i := range listeners {
+		n := &fakeNode{index: i, addr: loopback(i + 1)}
+		if !cfg.inMemory {
+			if listeners[i], err = listenLoopback(); err != nil {
+				for _, l := range listeners[:i] {
+					_ = l.Close()
+				}
+				return nil, fmt.Errorf("redisxtest: fake server: %w", err)
+			}
+			n.addr = listeners[i].Addr().String()
+		}
+		n.id = nodeID(n.addr)
+		f.nodes = append(f.nodes, n)
 	}
-	l, err := listenLoopback()
-	if err != nil {
-		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
+	if masters > 0 {
+		f.slots = newSlotTable(f.nodes)
 	}
-	f.addr = l.Addr().String()
-	f.serve(l)
+	for i, l := range listeners {
+		if l != nil {
+			f.serve(f.nodes[i], l)
+		}
+	}
 	return f, nil
 }
 
 // Addr returns host:port. It stays the same over Restart.
-func (f *Fake) Addr() string { return f.addr }
+func (f *Fake) Addr() string { return f.nodes[0].addr }
 
 // URL returns the address as a redis:// URL, with the password if there is one. Parameters are added as they are, such as
 // "protocol=2".
 func (f *Fake) URL(params ...string) string {
-	return withParams("redis://"+userinfo("", f.cfg.password)+f.addr, params)
+	return withParams("redis://"+userinfo("", f.cfg.password)+f.Addr(), params)
 }
 
 // UserURL is [Fake.URL] for a user that the option [User] made, and "" for any other.
 func (f *Fake) UserURL(name string, params ...string) string {
 	for _, u := range f.cfg.users {
 		if u.name == name {
-			return withParams("redis://"+userinfo(name, u.password)+f.addr, params)
+			return withParams("redis://"+userinfo(name, u.password)+f.Addr(), params)
 		}
 	}
 	return ""
@@ -144,7 +166,7 @@ func (f *Fake) UserURL(name string, params ...string) string {
 func (f *Fake) Client(opts ...core.Option) *core.Client {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := f.open(ctx, opts)
+	c, err := f.open(ctx, f.URL(), opts)
 	switch {
 	case err == nil:
 		return c
@@ -155,12 +177,12 @@ func (f *Fake) Client(opts ...core.Option) *core.Client {
 	panic(fmt.Sprintf("redisxtest: client of the fake server: %v", err))
 }
 
-func (f *Fake) open(ctx context.Context, opts []core.Option) (*core.Client, error) {
+func (f *Fake) open(ctx context.Context, url string, opts []core.Option) (*core.Client, error) {
 	var dial []goredisdriver.Option
 	if f.cfg.inMemory {
-		dial = append(dial, goredisdriver.WithDialer(func(context.Context, string, string) (net.Conn, error) { return f.Dial() }))
+		dial = append(dial, goredisdriver.WithDialer(func(_ context.Context, _, addr string) (net.Conn, error) { return f.dial(addr) }))
 	}
-	d, err := goredisdriver.Open(ctx, f.URL(), dial...)
+	d, err := goredisdriver.Open(ctx, url, dial...)
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +197,15 @@ func (f *Fake) open(ctx context.Context, opts []core.Option) (*core.Client, erro
 }
 
 // Dial returns a connection that needs no socket: see [InMemory].
-func (f *Fake) Dial() (net.Conn, error) {
+func (f *Fake) Dial() (net.Conn, error) { return f.dial(f.Addr()) }
+
+func (f *Fake) dial(addr string) (net.Conn, error) {
+	i := slices.IndexFunc(f.nodes, func(n *fakeNode) bool { return n.addr == addr })
+	if i < 0 {
+		return nil, fmt.Errorf("redisxtest: no fake server at %q", addr)
+	}
 	client, server := net.Pipe()
-	if !f.accept(server) {
+	if !f.accept(f.nodes[i], server) {
 		return nil, errors.New("redisxtest: the fake server is closed")
 	}
 	return client, nil
@@ -199,9 +227,11 @@ func (f *Fake) Close() error {
 func (f *Fake) stop() error {
 	f.life.Lock()
 	f.closed = true
-	if f.listener != nil {
-		_ = f.listener.Close()
-		f.listener = nil
+	for _, n := range f.nodes {
+		if n.listener != nil {
+			_ = n.listener.Close()
+			n.listener = nil
+		}
 	}
 	for c := range f.sockets {
 		_ = c.nc.Close()
@@ -233,18 +263,26 @@ func (f *Fake) Restart() error {
 		return err
 	}
 	f.FlushScripts()
-	var l net.Listener
-	if !f.cfg.inMemory {
+	listeners := make([]net.Listener, len(f.nodes))
+	for i, n := range f.nodes {
+		if f.cfg.inMemory {
+			break
+		}
 		var err error
-		if l, err = net.Listen("tcp", f.addr); err != nil {
+		if listeners[i], err = net.Listen("tcp", n.addr); err != nil {
+			for _, l := range listeners[:i] {
+				_ = l.Close()
+			}
 			return fmt.Errorf("redisxtest: restart of the fake server: %w", err)
 		}
 	}
 	f.life.Lock()
 	f.closed = false
 	f.life.Unlock()
-	if l != nil {
-		f.serve(l)
+	for i, l := range listeners {
+		if l != nil {
+			f.serve(f.nodes[i], l)
+		}
 	}
 	return nil
 }
@@ -299,9 +337,9 @@ func (f *Fake) Count(command string) int {
 // now is the Fake's clock. f.mu is held.
 func (f *Fake) now() time.Time { return time.Now().Add(f.offset) }
 
-func (f *Fake) serve(l net.Listener) {
+func (f *Fake) serve(n *fakeNode, l net.Listener) {
 	f.life.Lock()
-	f.listener = l
+	n.listener = l
 	f.life.Unlock()
 	f.wg.Go(func() {
 		for {
@@ -309,20 +347,20 @@ func (f *Fake) serve(l net.Listener) {
 			if err != nil {
 				return
 			}
-			f.accept(nc)
+			f.accept(n, nc)
 		}
 	})
 }
 
 // accept starts serving a connection and reports whether it did.
-func (f *Fake) accept(nc net.Conn) bool {
+func (f *Fake) accept(n *fakeNode, nc net.Conn) bool {
 	f.life.Lock()
 	defer f.life.Unlock()
 	if f.closed {
 		_ = nc.Close()
 		return false
 	}
-	c := newFakeConn(f, nc)
+	c := newFakeConn(f, n, nc)
 	f.sockets[c] = struct{}{}
 	f.wg.Go(c.write)
 	f.wg.Go(func() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -46,8 +45,7 @@ func (u *fakeUser) denies(who string, cmd *fakeCommand, args []string) string {
 		return fmt.Sprintf("NOPERM User %s has no permissions to run the '%s' command", who, name)
 	}
 	if !slices.Contains(u.keys, "*") {
-		keys, known := cmd.allKeys(args)
-		if !known || !within(u.keys, keys, matchGlob) {
+		if !within(u.keys, cmd.keys(args), matchGlob) {
 			return "NOPERM No permissions to access a key"
 		}
 	}
@@ -74,30 +72,6 @@ func within(patterns, names []string, match func(pattern, name string) bool) boo
 		}
 	}
 	return true
-}
-
-// allKeys is keys for every command, also those that write. known is false if the Fake cannot tell.
-func (c *fakeCommand) allKeys(args []string) (keys []string, known bool) {
-	at := 0
-	switch c.name {
-	case "EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "BLMPOP", "BZMPOP":
-		at = 2
-	case "LMPOP", "ZMPOP":
-		at = 1
-	case "ZUNIONSTORE", "ZINTERSTORE", "ZDIFFSTORE":
-		keys, at = []string{args[1]}, 2
-	case "XREADGROUP", "XREAD":
-		return (&fakeCommand{name: "XREAD"}).keys(args), true
-	case "MEMORY", "OBJECT", "XGROUP", "XINFO":
-		return args[min(2, len(args)):min(3, len(args))], true
-	default:
-		return c.keys(args), !c.has("movablekeys") || c.first != 0 || strings.HasPrefix(c.name, "Z") || c.name == "SINTERCARD"
-	}
-	n, err := strconv.Atoi(args[at])
-	if err != nil || n < 0 || n > len(args)-at-1 {
-		return nil, true // the command itself will say what is wrong
-	}
-	return append(keys, args[at+1:at+1+n]...), true
 }
 
 // channels returns what a Pub/Sub command names.
@@ -246,7 +220,7 @@ func (f *Fake) cmdACL(c *fakeConn, args []string, r *reply) {
 				n++
 			}
 			delete(f.users, name)
-			for _, o := range f.clients() {
+			for _, o := range f.clients(nil) {
 				if o.user == name {
 					f.kill(o, c)
 				}

@@ -160,7 +160,7 @@ func blockTimeout(name string, args []string) (time.Duration, bool) {
 func (f *Fake) serveWaiters() bool {
 	served := false
 	for _, w := range slices.Clone(f.waiters) {
-		if w.c.blocked != w {
+		if w.c.blocked != w || f.slots != nil && !f.slots.local(f, w.c, cmdKeys(f.commands[w.name], w.args)) {
 			continue
 		}
 		f.current = w.c
@@ -171,6 +171,7 @@ func (f *Fake) serveWaiters() bool {
 			continue
 		}
 		served = true
+		f.placed(w.c, f.commands[w.name], w.args)
 		f.unblock(w, out)
 	}
 	return served

@@ -135,17 +135,19 @@ func (c *fakeConn) kind() string {
 	return "normal"
 }
 
-// clients returns all clients by ID.
-func (f *Fake) clients() []*fakeConn {
+// clients returns the clients of a node by ID, those of all for nil.
+func (f *Fake) clients(of *fakeNode) []*fakeConn {
 	list := make([]*fakeConn, 0, len(f.conns))
 	for _, c := range f.conns {
-		list = append(list, c)
+		if of == nil || c.node == of {
+			list = append(list, c)
+		}
 	}
 	slices.SortFunc(list, func(a, b *fakeConn) int { return int(a.id - b.id) })
 	return list
 }
 
-func (f *Fake) clientList(_ *fakeConn, args []string, r *reply) {
+func (f *Fake) clientList(me *fakeConn, args []string, r *reply) {
 	want := func(*fakeConn) bool { return true }
 	switch {
 	case len(args) == 2:
@@ -163,7 +165,7 @@ func (f *Fake) clientList(_ *fakeConn, args []string, r *reply) {
 		return
 	}
 	var b strings.Builder
-	for _, c := range f.clients() {
+	for _, c := range f.clients(me.node) {
 		if want(c) {
 			b.WriteString(f.describe(c))
 		}
@@ -173,7 +175,7 @@ func (f *Fake) clientList(_ *fakeConn, args []string, r *reply) {
 
 func (f *Fake) clientKill(c *fakeConn, args []string, r *reply) {
 	if len(args) == 3 { // the old form: an address
-		for _, o := range f.clients() {
+		for _, o := range f.clients(c.node) {
 			if o.nc.RemoteAddr().String() == args[2] {
 				f.kill(o, c)
 				r.ok()
@@ -215,7 +217,7 @@ func (f *Fake) clientKill(c *fakeConn, args []string, r *reply) {
 		}
 	}
 	n := 0
-	for _, o := range f.clients() {
+	for _, o := range f.clients(c.node) {
 		if o == c && skipMe || slices.ContainsFunc(filters, func(ok func(*fakeConn) bool) bool { return !ok(o) }) {
 			continue
 		}
@@ -235,7 +237,7 @@ func (f *Fake) kill(c, killer *fakeConn) {
 	c.closing = true
 }
 
-func (f *Fake) clientUnblock(_ *fakeConn, args []string, r *reply) {
+func (f *Fake) clientUnblock(me *fakeConn, args []string, r *reply) {
 	id, err := strconv.ParseInt(args[2], 10, 64)
 	if err != nil {
 		r.errorf("ERR value is not an integer or out of range")
@@ -250,7 +252,7 @@ func (f *Fake) clientUnblock(_ *fakeConn, args []string, r *reply) {
 		return
 	}
 	o := f.conns[id]
-	if o == nil || o.blocked == nil {
+	if o == nil || o.node != me.node || o.blocked == nil {
 		r.int(0)
 		return
 	}

@@ -34,8 +34,8 @@ var localCommands = map[string]command{
 	"AUTH": (*Fake).cmdAuth, "HELLO": (*Fake).cmdHello, "RESET": (*Fake).cmdReset, "QUIT": (*Fake).cmdQuit,
 	"PING": (*Fake).cmdPing, "SELECT": (*Fake).cmdSelect, "SWAPDB": (*Fake).cmdSwapDB, "CLIENT": (*Fake).cmdClient,
 	"ACL": (*Fake).cmdACL, "COMMAND": (*Fake).cmdCommand, "INFO": (*Fake).cmdInfo, "CONFIG": (*Fake).cmdConfig,
-	"ROLE": (*Fake).cmdRole, "CLUSTER": (*Fake).cmdCluster, "READONLY": (*Fake).cmdCluster, "READWRITE": (*Fake).cmdCluster,
-	"ASKING": (*Fake).cmdCluster,
+	"ROLE": (*Fake).cmdRole, "CLUSTER": (*Fake).noCluster, "READONLY": (*Fake).noCluster, "READWRITE": (*Fake).noCluster,
+	"ASKING": (*Fake).noCluster,
 
 	"MULTI": (*Fake).cmdMulti, "EXEC": (*Fake).cmdExec, "DISCARD": (*Fake).cmdDiscard,
 	"WATCH": (*Fake).cmdWatch, "UNWATCH": (*Fake).cmdUnwatch,
@@ -44,6 +44,8 @@ var localCommands = map[string]command{
 	"PSUBSCRIBE": subscribeTo("psubscribe", patternsOf), "PUNSUBSCRIBE": unsubscribeFrom("punsubscribe", patternsOf),
 	"SSUBSCRIBE": subscribeTo("ssubscribe", shardOf), "SUNSUBSCRIBE": unsubscribeFrom("sunsubscribe", shardOf),
 	"PUBLISH": (*Fake).cmdPublish, "SPUBLISH": (*Fake).cmdSpublish, "PUBSUB": (*Fake).cmdPubsub,
+
+	"SCAN": (*Fake).cmdScan,
 }
 
 // parsedCommands are the rows of commandTable by upper-case name, sub-commands as "CLIENT|ID".
@@ -67,46 +69,19 @@ var parsedCommands = func() map[string]fakeCommand {
 }()
 
 // fakeCommands returns the commands by upper-case name: those of the table that someone answers.
-func fakeCommands(engineHas func(string) bool) map[string]*fakeCommand {
+func fakeCommands(engineHas func(string) bool, cluster bool) map[string]*fakeCommand {
 	all := map[string]*fakeCommand{}
 	for name, c := range parsedCommands {
 		c.local = localCommands[name]
+		if run, ok := clusterCommands[name]; ok && cluster {
+			c.local = run
+		}
 		// WAIT and BLMPOP are run by the code that blocks.
 		if c.local != nil || engineHas(name) || name == "BLMPOP" {
 			all[name] = &c
 		}
 	}
 	return all
-}
-
-// keys returns the keys that a reading command names.
-func (c *fakeCommand) keys(args []string) []string {
-	switch c.name {
-	case "XREAD":
-		i := slices.IndexFunc(args, func(a string) bool { return strings.EqualFold(a, "STREAMS") })
-		if i < 0 {
-			return nil
-		}
-		return args[i+1 : i+1+(len(args)-i-1)/2]
-	case "ZUNION", "ZINTER", "ZDIFF", "ZINTERCARD", "SINTERCARD":
-		n, err := strconv.Atoi(args[1])
-		if err != nil || n < 0 || n > len(args)-2 {
-			return nil
-		}
-		return args[2 : 2+n]
-	}
-	if c.first == 0 || c.step == 0 {
-		return nil
-	}
-	last := c.last
-	if last < 0 {
-		last += len(args)
-	}
-	var keys []string
-	for i := c.first; i <= last && i < len(args); i += c.step {
-		keys = append(keys, args[i])
-	}
-	return keys
 }
 
 func (f *Fake) cmdCommand(_ *fakeConn, args []string, r *reply) {

@@ -17,6 +17,7 @@ import (
 // read holds up nobody.
 type fakeConn struct {
 	f    *Fake
+	node *fakeNode
 	nc   net.Conn
 	peer *server.Peer // this client as miniredis sees it
 	buf  engineBuffer // what miniredis replied
@@ -26,7 +27,9 @@ type fakeConn struct {
 	name, lib, libVer, user   string
 	resp, db                  int
 	gone, closing             bool
+	asking                    bool // ASKING came just before
 	queue                     [][]string // commands of MULTI
+	executed                  []string   // keys of the transaction that just ran, in a Cluster
 	multi, dirty              bool
 	watch                     map[dbKey]uint
 	blocked                   *waiter
@@ -47,9 +50,9 @@ type fakeConn struct {
 	}
 }
 
-func newFakeConn(f *Fake, nc net.Conn) *fakeConn {
+func newFakeConn(f *Fake, node *fakeNode, nc net.Conn) *fakeConn {
 	now := time.Now()
-	c := &fakeConn{f: f, nc: nc, resp: 2, created: now, used: now}
+	c := &fakeConn{f: f, node: node, nc: nc, resp: 2, created: now, used: now}
 	c.out.cond = sync.NewCond(&c.out)
 	c.peer = c.buf.peer()
 	return c
@@ -60,7 +63,7 @@ func (c *fakeConn) reset() {
 	c.channels, c.patterns, c.shard = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
 	c.queue, c.multi, c.dirty, c.watch = nil, false, false, nil
 	c.resp, c.db, c.name, c.caching = 2, 0, "", ""
-	c.noTouch, c.noEvict = false, false
+	c.noTouch, c.noEvict, c.asking = false, false, false
 	c.user = ""
 	if u := c.f.users["default"]; u.noPass && u.on {
 		c.user = "default"

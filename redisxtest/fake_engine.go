@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -104,6 +106,33 @@ func (e *engine) keys(db int) (all, volatile int) {
 		return 0, 0
 	}
 	return len(field[map[string]string](d, "keys")), len(e.ttls(d))
+}
+
+// names returns the keys of a database, sorted.
+func (e *engine) names(db int) []string {
+	d := (*e.dbs)[db]
+	if d == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(field[map[string]string](d, "keys")))
+}
+
+// kind is the type of a key as TYPE tells it, "" for one that does not exist.
+func (e *engine) kind(db int, key string) string {
+	if d := (*e.dbs)[db]; d != nil {
+		return field[map[string]string](d, "keys")[key]
+	}
+	return ""
+}
+
+// expires reports whether a key has a TTL.
+func (e *engine) expires(db int, key string) bool {
+	d := (*e.dbs)[db]
+	if d == nil {
+		return false
+	}
+	_, ok := e.ttls(d)[key]
+	return ok
 }
 
 // volatile reports whether any key has a TTL.

@@ -51,9 +51,13 @@ func (f *Fake) run(c *fakeConn, args []string) {
 		} else if !f.tryBlock(c, name, args, &r) {
 			f.exec(c, name, args, &r)
 		}
+		f.placed(c, f.commands[name], args)
 	}
 	if caching != "" && !c.multi && name != "CLIENT" {
 		c.caching = ""
+	}
+	if name != "ASKING" && !c.multi {
+		c.asking = false
 	}
 	f.current = nil
 	c.send(append(r.b, c.after...))
@@ -87,6 +91,7 @@ func (f *Fake) refuse(c *fakeConn, name string, args []string, r *reply) bool {
 	case cmd.arity > 0 && len(args) != cmd.arity, cmd.arity < 0 && len(args) < -cmd.arity:
 		r.wrongArity(name)
 	case c.user != "" && f.denied(c, cmd, args, r):
+	case f.slots != nil && f.redirected(c, cmd, args, r):
 	case c.resp == 2 && c.subscriptions() > 0 && !allowedSubscribed[name]:
 		r.errorf("ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
 			strings.ToLower(name))
@@ -133,6 +138,9 @@ func unknownCommand(args []string, r *reply) {
 	r.errorf("ERR unknown command '%.128s', with args beginning with: %s", args[0], b.String())
 }
 
+// command is the entry of a command by its name in any case, nil for one that the Fake lacks.
+func (f *Fake) command(name string) *fakeCommand { return f.commands[strings.ToUpper(name)] }
+
 // exec runs a command that is known, allowed and complete.
 func (f *Fake) exec(c *fakeConn, name string, args []string, r *reply) {
 	cmd := f.commands[name]
@@ -152,6 +160,12 @@ func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
 	if !f.commands[name].has("readonly") {
 		f.tracks.wrote = true
 	}
+	if f.slots != nil && strings.HasPrefix(name, "EVAL") {
+		f.declared = map[string]struct{}{}
+		for _, key := range f.commands[name].keys(args) {
+			f.declared[key] = struct{}{}
+		}
+	}
 	switch name {
 	case "EVAL", "EVAL_RO":
 		// The server keeps a script that compiles, also if it then fails.
@@ -163,7 +177,7 @@ func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
 		args[1] = strings.ToLower(args[1])
 		return scriptError(f.eng.run(c.peer, &c.buf, args...), args[1])
 	case "FLUSHALL", "FLUSHDB":
-		f.tracks.flushed = true
+		f.tracks.flush(c.node)
 		if len(args) == 2 && strings.EqualFold(args[1], "SYNC") {
 			args = args[:1]
 		}
@@ -224,6 +238,7 @@ func (f *Fake) hook(p *server.Peer, name string, args ...string) bool {
 	r := reply{resp: 2}
 	switch {
 	case f.denied(c, cmd, all, &r):
+	case f.slots != nil && f.outOfReach(c, cmd, all, &r):
 	case cmd.has("noscript"):
 		r.errorf("ERR This Redis command is not allowed from script")
 	case cmd.local != nil:
@@ -237,7 +252,7 @@ func (f *Fake) hook(p *server.Peer, name string, args ...string) bool {
 		return true
 	default:
 		if name == "FLUSHALL" || name == "FLUSHDB" {
-			f.tracks.flushed = true
+			f.tracks.flush(c.node)
 		}
 		if cmd.has("readonly") {
 			f.remember(c, cmd, all)

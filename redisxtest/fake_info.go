@@ -15,7 +15,7 @@ const fakeVersion = "7.2.0"
 // infoSections in the order of the server.
 var infoSections = []string{"server", "clients", "memory", "persistence", "stats", "replication", "cpu", "errorstats", "cluster", "keyspace"}
 
-func (f *Fake) cmdInfo(_ *fakeConn, args []string, r *reply) {
+func (f *Fake) cmdInfo(c *fakeConn, args []string, r *reply) {
 	want := map[string]bool{}
 	for _, a := range args[1:] {
 		want[strings.ToLower(a)] = true
@@ -30,27 +30,27 @@ func (f *Fake) cmdInfo(_ *fakeConn, args []string, r *reply) {
 			b.WriteString("\r\n")
 		}
 		b.WriteString("# " + strings.ToUpper(s[:1]) + s[1:] + "\r\n")
-		for _, line := range f.infoLines(s) {
+		for _, line := range f.infoLines(c, s) {
 			b.WriteString(line + "\r\n")
 		}
 	}
 	r.bulk(b.String())
 }
 
-func (f *Fake) infoLines(section string) []string {
+func (f *Fake) infoLines(c *fakeConn, section string) []string {
 	up := f.now().Sub(f.started)
 	switch section {
 	case "server":
-		_, port, _ := strings.Cut(f.addr, ":")
+		_, port, _ := strings.Cut(c.node.addr, ":")
 		return []string{
-			"redis_version:" + fakeVersion, "redis_build_id:redisxtest-fake", "redis_mode:standalone", "os:in-process", "arch_bits:64",
-			"process_id:1", "run_id:" + strings.Repeat("f", 40), "tcp_port:" + port,
+			"redis_version:" + fakeVersion, "redis_build_id:redisxtest-fake", "redis_mode:" + f.mode(), "os:in-process", "arch_bits:64",
+			"process_id:1", "run_id:" + c.node.id, "tcp_port:" + port,
 			"server_time_usec:" + strconv.FormatInt(f.now().UnixMicro(), 10),
 			"uptime_in_seconds:" + strconv.Itoa(int(up/time.Second)), "uptime_in_days:" + strconv.Itoa(int(up/(24*time.Hour))),
 		}
 	case "clients":
 		return []string{
-			"connected_clients:" + strconv.Itoa(len(f.conns)), "maxclients:" + f.config["maxclients"],
+			"connected_clients:" + strconv.Itoa(len(f.clients(c.node))), "maxclients:" + f.config["maxclients"],
 			"blocked_clients:" + strconv.Itoa(len(f.waiters)), "tracking_clients:" + strconv.Itoa(len(f.tracks.clients)),
 		}
 	case "memory":
@@ -74,11 +74,11 @@ func (f *Fake) infoLines(section string) []string {
 		return []string{"role:master", "connected_slaves:0", "master_failover_state:no-failover",
 			"master_replid:" + strings.Repeat("f", 40), "master_repl_offset:0"}
 	case "cluster":
-		return []string{"cluster_enabled:0"}
+		return []string{"cluster_enabled:" + map[bool]string{true: "1", false: "0"}[f.slots != nil]}
 	case "keyspace":
 		var lines []string
 		for id := range databases {
-			if all, volatile := f.eng.keys(id); all > 0 {
+			if all, volatile := f.keyspace(c.node, id); all > 0 {
 				lines = append(lines, fmt.Sprintf("db%d:keys=%d,expires=%d,avg_ttl=0", id, all, volatile))
 			}
 		}

@@ -69,16 +69,20 @@ func (f *Fake) cmdPublish(c *fakeConn, args []string, r *reply) {
 // publish delivers a message and returns how many times.
 func (f *Fake) publish(from *fakeConn, channel, message string) int {
 	n := 0
-	for _, c := range f.clients() {
+	for _, c := range f.clients(nil) {
+		here := 0
 		if _, ok := c.channels[channel]; ok {
 			f.deliver(from, c, "message", channel, message)
-			n++
+			here++
 		}
 		for _, p := range slices.Sorted(maps.Keys(c.patterns)) {
 			if matchGlob(p, channel) {
 				f.deliver(from, c, "pmessage", p, channel, message)
-				n++
+				here++
 			}
+		}
+		if c.node == from.node { // the other nodes of a Cluster deliver, but do not tell how often
+			n += here
 		}
 	}
 	return n
@@ -86,7 +90,7 @@ func (f *Fake) publish(from *fakeConn, channel, message string) int {
 
 func (f *Fake) cmdSpublish(from *fakeConn, args []string, r *reply) {
 	n := 0
-	for _, c := range f.clients() {
+	for _, c := range f.clients(from.node) {
 		if _, ok := c.shard[args[1]]; ok {
 			f.deliver(from, c, "smessage", args[1], args[2])
 			n++
@@ -108,7 +112,7 @@ func (f *Fake) deliver(from, to *fakeConn, parts ...string) {
 	to.send(r.b)
 }
 
-func (f *Fake) cmdPubsub(_ *fakeConn, args []string, r *reply) {
+func (f *Fake) cmdPubsub(me *fakeConn, args []string, r *reply) {
 	set := channelsOf
 	sub := strings.ToUpper(args[1])
 	if strings.HasPrefix(sub, "SHARD") {
@@ -116,7 +120,7 @@ func (f *Fake) cmdPubsub(_ *fakeConn, args []string, r *reply) {
 	}
 	counts := map[string]int{}
 	patterns := map[string]struct{}{}
-	for _, c := range f.conns {
+	for _, c := range f.clients(me.node) {
 		for name := range set(c) {
 			counts[name]++
 		}

@@ -82,7 +82,7 @@ func (f *Fake) cmdHello(c *fakeConn, args []string, r *reply) {
 	r.bulk("id")
 	r.int(int(c.id))
 	r.bulk("mode")
-	r.bulk("standalone")
+	r.bulk(f.mode())
 	r.bulk("role")
 	r.bulk("master")
 	r.bulk("modules")
@@ -121,6 +121,8 @@ func (f *Fake) cmdSelect(c *fakeConn, args []string, r *reply) {
 	switch {
 	case err != nil:
 		r.errorf("ERR value is not an integer or out of range")
+	case f.slots != nil && n != 0:
+		r.errorf("ERR SELECT is not allowed in cluster mode")
 	case n < 0 || n >= databases:
 		r.errorf("ERR DB index is out of range")
 	default:
@@ -135,6 +137,10 @@ func (f *Fake) selectDB(c *fakeConn, n int) {
 }
 
 func (f *Fake) cmdSwapDB(c *fakeConn, args []string, r *reply) {
+	if f.slots != nil {
+		r.errorf("ERR SWAPDB is not allowed in cluster mode")
+		return
+	}
 	for i, which := range []string{"first", "second"} {
 		n, err := strconv.Atoi(args[i+1])
 		switch {
@@ -146,7 +152,7 @@ func (f *Fake) cmdSwapDB(c *fakeConn, args []string, r *reply) {
 			return
 		}
 	}
-	f.tracks.flushed = true // every key of both may have changed
+	f.tracks.flush(c.node) // every key of both may have changed
 	r.raw(f.eng.run(c.peer, &c.buf, args...))
 }
 
@@ -157,6 +163,15 @@ func (f *Fake) cmdRole(_ *fakeConn, _ []string, r *reply) {
 	r.array(0)
 }
 
-func (f *Fake) cmdCluster(_ *fakeConn, _ []string, r *reply) {
+// noCluster answers the commands of Cluster mode outside of it.
+func (f *Fake) noCluster(_ *fakeConn, _ []string, r *reply) {
 	r.errorf("ERR This instance has cluster support disabled")
+}
+
+// mode is what HELLO and INFO call the deployment.
+func (f *Fake) mode() string {
+	if f.slots != nil {
+		return "cluster"
+	}
+	return "standalone"
 }

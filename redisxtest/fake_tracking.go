@@ -24,13 +24,16 @@ type trackTable struct {
 	seen       map[dbKey]uint
 	touched    []dbKey // changed in a way that versions do not show
 	wrote      bool    // a command ran that may have changed something
-	flushed    bool
+	flushed    map[*fakeNode]struct{}
 	broadcasts int // how many clients use BCAST
 }
 
 func newTrackTable() trackTable {
-	return trackTable{clients: map[*fakeConn]struct{}{}, read: map[string]map[*fakeConn]struct{}{}}
+	return trackTable{clients: map[*fakeConn]struct{}{}, read: map[string]map[*fakeConn]struct{}{}, flushed: map[*fakeNode]struct{}{}}
 }
+
+// flush notes that every key of a node is gone.
+func (t *trackTable) flush(n *fakeNode) { t.flushed[n] = struct{}{} }
 
 // invalidationChannel carries the messages for connections that speak RESP2.
 const invalidationChannel = "__redis__:invalidate"
@@ -121,12 +124,18 @@ func (f *Fake) changed() []string {
 
 // invalidate tells clients about changed keys: those that expired, or whatever cause's command did. f.mu is held.
 func (f *Fake) invalidate(cause *fakeConn, expired []dbKey) {
-	if f.tracks.flushed {
-		f.tracks.flushed = false
-		clear(f.tracks.read)
+	if len(f.tracks.flushed) > 0 {
 		for c := range f.tracks.clients {
+			if _, ok := f.tracks.flushed[c.node]; !ok {
+				continue
+			}
+			maps.DeleteFunc(f.tracks.read, func(_ string, readers map[*fakeConn]struct{}) bool {
+				delete(readers, c)
+				return len(readers) == 0
+			})
 			f.tell(c, nil)
 		}
+		clear(f.tracks.flushed)
 	}
 	if f.tracks.broadcasts == 0 && len(f.tracks.read) == 0 {
 		f.tracks.seen = nil
@@ -151,7 +160,7 @@ func (f *Fake) invalidate(cause *fakeConn, expired []dbKey) {
 		}
 		var mine []string
 		for _, key := range keys {
-			if c.track.concerns(key, c, f.tracks.read) {
+			if f.holds(c.node, key) && c.track.concerns(key, c, f.tracks.read) {
 				mine = append(mine, key)
 			}
 		}
@@ -237,7 +246,7 @@ func (f *Fake) clientTracking(c *fakeConn, args []string, r *reply) {
 			case err != nil:
 				r.errorf("ERR Invalid client ID")
 				return
-			case f.conns[id] == nil:
+			case f.conns[id] == nil || f.conns[id].node != c.node:
 				r.errorf("ERR The client ID you want redirect to does not exist")
 				return
 			}

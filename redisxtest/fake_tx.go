@@ -11,12 +11,15 @@ func (f *Fake) cmdMulti(c *fakeConn, _ []string, r *reply) {
 	r.ok()
 }
 
+// endMulti forgets the transaction and what it watched.
+func (c *fakeConn) endMulti() { c.queue, c.multi, c.dirty, c.watch = nil, false, false, nil }
+
 func (f *Fake) cmdDiscard(c *fakeConn, _ []string, r *reply) {
 	if !c.multi {
 		r.errorf("ERR DISCARD without MULTI")
 		return
 	}
-	c.queue, c.multi, c.dirty, c.watch = nil, false, false, nil
+	c.endMulti()
 	r.ok()
 }
 
@@ -48,7 +51,7 @@ func (f *Fake) cmdExec(c *fakeConn, _ []string, r *reply) {
 		return
 	}
 	queue, dirty, watch := c.queue, c.dirty, c.watch
-	c.queue, c.multi, c.dirty, c.watch = nil, false, false, nil
+	c.endMulti()
 	if dirty {
 		r.errorf("EXECABORT Transaction discarded because of previous errors.")
 		return
