@@ -38,7 +38,7 @@ type Fake struct {
 	current  *fakeConn // whose command runs
 	waiters  []*waiter // in the order they began to block
 	tracks   trackTable
-	slots    *slotTable // nil unless it is a Cluster
+	slots    *slotTable          // nil unless it is a Cluster
 	declared map[string]struct{} // the keys of the running script, in a Cluster
 	offset   time.Duration
 	fail     failure
@@ -47,11 +47,11 @@ type Fake struct {
 	started  time.Time
 	expiry   *time.Timer
 
-	life     sync.Mutex // guards what follows and the nodes' listeners; never held while a command runs
-	sockets  map[*fakeConn]struct{}
-	opened   []*core.Client
-	closed   bool
-	wg       sync.WaitGroup
+	life    sync.Mutex // guards what follows and the nodes' listeners; never held while a command runs
+	sockets map[*fakeConn]struct{}
+	opened  []*core.Client
+	closed  bool
+	wg      sync.WaitGroup
 }
 
 // failure is what FailNext ordered.

@@ -27,7 +27,7 @@ type fakeConn struct {
 	name, lib, libVer, user   string
 	resp, db                  int
 	gone, closing             bool
-	asking                    bool // ASKING came just before
+	asking                    bool       // ASKING came just before
 	queue                     [][]string // commands of MULTI
 	executed                  []string   // keys of the transaction that just ran, in a Cluster
 	multi, dirty              bool
