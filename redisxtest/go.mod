@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/alicebob/miniredis/v2 v2.40.0
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/go-redisx/redisx/core v0.1.0
 	github.com/go-redisx/redisx/core/goredisdriver v0.1.0
 	github.com/go-redisx/redisx/core/rueidisdriver v0.1.0
