@@ -148,6 +148,9 @@ type (
 
 // Subscribe implements driver.Subscriber.
 func (s recordedSubscriber) Subscribe(ctx context.Context, sub driver.Subscription) error {
+	if s.r.isClosed() {
+		return s.r.Driver.(driver.Subscriber).Subscribe(ctx, sub)
+	}
 	held := s.r.hold(fmt.Sprintf("a subscription to %q", sub.Channels))
 	err := s.r.Driver.(driver.Subscriber).Subscribe(ctx, sub)
 	s.r.ended(ctx, held)
@@ -156,6 +159,9 @@ func (s recordedSubscriber) Subscribe(ctx context.Context, sub driver.Subscripti
 
 // Track implements driver.Tracker.
 func (s recordedTracker) Track(ctx context.Context, tr driver.Tracking) error {
+	if s.r.isClosed() {
+		return s.r.Driver.(driver.Tracker).Track(ctx, tr)
+	}
 	held := s.r.hold(fmt.Sprintf("tracking of %q", tr.Prefixes))
 	err := s.r.Driver.(driver.Tracker).Track(ctx, tr)
 	s.r.ended(ctx, held)
