@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
 
 	"github.com/go-redisx/redisx/core"
 	"github.com/go-redisx/redisx/core/driver"
@@ -150,12 +151,23 @@ func TestConformanceOnTheFakeCluster(t *testing.T) {
 	})
 }
 
+// Every program at hand, side by side.
 func TestConformanceOnAServer(t *testing.T) {
-	apart(t, conformServer)
+	found, err := Executables()
+	require.NoError(t, err)
+	if os.Getenv(EnvURL) != "" || len(found) < 2 {
+		apart(t, func(t *testing.T) { conformServer(t) })
+		return
+	}
+	for _, e := range found {
+		t.Run(e.String(), func(t *testing.T) {
+			apart(t, func(t *testing.T) { conformServer(t, Binary(e.Path)) })
+		})
+	}
 }
 
-func conformServer(t *testing.T) {
-	s := StartServer(t)
+func conformServer(t *testing.T, opts ...Option) {
+	s := StartServer(t, opts...)
 	if os.Getenv(EnvURL) != "" {
 		conform(t, drivertest.Config{URL: s.URL()})
 		return
