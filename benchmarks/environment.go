@@ -162,6 +162,11 @@ func (e *environment) comparisons(match *regexp.Regexp) (out []comparison, err e
 		return nil, err
 	}
 	all := append(driverComparisons(&c), e.coreComparisons(&c)...)
+	proxies, err := proxyComparisons(e)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, proxies...)
 	for _, x := range all {
 		if match.MatchString(fmt.Sprintf("%s/%d", x.name, x.goroutines)) {
 			out = append(out, x)
