@@ -107,29 +107,38 @@ func (n network) LatencyBetween(least, most time.Duration) func() {
 }
 
 func (n network) Bandwidth(rate int) func() {
-	wrong := ""
-	if rate < 1 {
-		wrong = fmt.Sprintf("bandwidth %d; want at least 1 byte per second", rate)
-	}
-	return n.begin(wrong, fmt.Sprintf("bandwidth %d", rate), state{rate: int64(rate)})
+	return n.begin(wrongRate(rate), fmt.Sprintf("bandwidth %d", rate), state{rate: int64(rate)})
 }
 
 func (n network) BlackHole(dir Direction) func() {
-	wrong := ""
-	if dir&Both == 0 || dir&^Both != 0 {
-		wrong = fmt.Sprintf("black-hole %d; want ToServer, ToClient or Both", dir)
-	}
-	return n.begin(wrong, "black-hole "+dir.String(), state{hole: dir})
+	return n.begin(wrongHole(dir), "black-hole "+dir.String(), state{hole: dir})
 }
 
 func (n network) Refuse() func() { return n.begin("", "refuse", state{refuse: true}) }
 
 func (n network) SlowAccept(d time.Duration) func() {
-	wrong := ""
-	if d <= 0 {
-		wrong = fmt.Sprintf("slow-accept %s; want more than 0", d)
+	return n.begin(wrongAccept(d), "slow-accept "+d.String(), state{accept: d})
+}
+
+func wrongRate(rate int) string {
+	if rate < 1 {
+		return fmt.Sprintf("bandwidth %d; want at least 1 byte per second", rate)
 	}
-	return n.begin(wrong, "slow-accept "+d.String(), state{accept: d})
+	return ""
+}
+
+func wrongHole(dir Direction) string {
+	if dir&Both == 0 || dir&^Both != 0 {
+		return fmt.Sprintf("black-hole %d; want ToServer, ToClient or Both", dir)
+	}
+	return ""
+}
+
+func wrongAccept(d time.Duration) string {
+	if d <= 0 {
+		return fmt.Sprintf("slow-accept %s; want more than 0", d)
+	}
+	return ""
 }
 
 func (n network) HalfOpen() {

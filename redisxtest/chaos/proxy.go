@@ -514,9 +514,11 @@ func (c *clientEnd) Close() error {
 	return c.Conn.Close()
 }
 
-func (c *clientEnd) SetDeadline(t time.Time) error      { return c.deadline(c.Conn.SetDeadline(t)) }
-func (c *clientEnd) SetReadDeadline(t time.Time) error  { return c.deadline(c.Conn.SetReadDeadline(t)) }
-func (c *clientEnd) SetWriteDeadline(t time.Time) error { return c.deadline(c.Conn.SetWriteDeadline(t)) }
+func (c *clientEnd) SetDeadline(t time.Time) error     { return c.deadline(c.Conn.SetDeadline(t)) }
+func (c *clientEnd) SetReadDeadline(t time.Time) error { return c.deadline(c.Conn.SetReadDeadline(t)) }
+func (c *clientEnd) SetWriteDeadline(t time.Time) error {
+	return c.deadline(c.Conn.SetWriteDeadline(t))
+}
 
 // deadline is the error of setting a deadline: a socket does not mind that the other side is gone.
 func (c *clientEnd) deadline(err error) error {
