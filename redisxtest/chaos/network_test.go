@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -450,4 +451,111 @@ func TestStormOfTheNetwork(t *testing.T) {
 			require.NoError(t, o.d.Do(within(t), cmd("GET", "k")).Err())
 		}
 	})
+}
+
+// Without rules a dialer's connection has no pumps before the first fault, and loses nothing when it gets them.
+func TestAConnectionWithoutFaultsIsDirect(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	px := chaos.NewDialer(t)
+	before := runtime.NumGoroutine()
+	nc, err := px.Dial(within(t), "tcp", f.Addr())
+	require.NoError(t, err)
+	defer nc.Close()
+	ask := func() {
+		_, err := nc.Write([]byte("PING\r\n"))
+		require.NoError(t, err)
+		buf := make([]byte, 7)
+		_, err = io.ReadFull(nc, buf)
+		require.NoError(t, err)
+	}
+	ask()
+	require.LessOrEqual(t, runtime.NumGoroutine(), before+2, "the two of the fake")
+	answer := make(chan error, 1)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(20*time.Second)))
+	go func() { // is reading when the fault comes
+		_, err := io.ReadFull(nc, make([]byte, 7))
+		answer <- err
+	}()
+	end := px.BlackHole(chaos.ToServer)
+	_, err = nc.Write([]byte("PING\r\n"))
+	require.NoError(t, err)
+	select {
+	case err := <-answer:
+		t.Fatalf("through a black hole: %v", err)
+	case <-time.After(30 * time.Millisecond):
+	}
+	end()
+	require.NoError(t, <-answer)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(time.Millisecond)))
+	_, err = nc.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, nc.SetReadDeadline(time.Time{}))
+	ask()
+
+	for what, fault := range map[string]func(){"reset": px.Reset, "close": px.Close} {
+		nc, err := px.Dial(within(t), "tcp", f.Addr())
+		if errors.Is(err, net.ErrClosed) {
+			continue // closed first
+		}
+		require.NoError(t, err)
+		fault()
+		_, err = nc.Read(make([]byte, 1))
+		if what == "reset" {
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+		} else {
+			require.Equal(t, io.EOF, err)
+		}
+		nc.Close()
+		_, err = nc.Write([]byte("x"))
+		require.ErrorIs(t, err, net.ErrClosed)
+	}
+}
+
+// The way changes in the middle of a stream without a byte lost or out of order.
+func TestAStreamGoesOnWhenFaultsBegin(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			server, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer server.Close()
+				_, _ = io.Copy(server, server)
+			}()
+		}
+	}()
+	const size = 4 << 20
+	for range 10 {
+		px := chaos.NewDialer(t)
+		nc, err := px.Dial(within(t), "tcp", l.Addr().String())
+		require.NoError(t, err)
+		require.NoError(t, nc.SetDeadline(time.Now().Add(20*time.Second)))
+		go func() {
+			b := make([]byte, size)
+			for i := range b {
+				b[i] = byte(i * 7 >> 3)
+			}
+			_, _ = nc.Write(b)
+		}()
+		got := make([]byte, size)
+		_, err = io.ReadFull(nc, got[:size/4])
+		require.NoError(t, err)
+		end := px.Latency(time.Microsecond)
+		_, err = io.ReadFull(nc, got[size/4:size/2])
+		require.NoError(t, err)
+		end()
+		_, err = io.ReadFull(nc, got[size/2:])
+		require.NoError(t, err)
+		for i := range got {
+			if got[i] != byte(i*7>>3) {
+				t.Fatalf("byte %d is another one", i)
+			}
+		}
+		nc.Close()
+		px.Close()
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -14,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -358,30 +355,37 @@ func (px *Proxy) connect(ctx context.Context, netw, addr string, dial dialFunc) 
 	}
 	near, far := net.Pipe()
 	end := &pipeEnd{Conn: far}
-	if !px.open(end, server, addr) {
+	client := &clientEnd{Conn: near, end: end, local: server.LocalAddr(), remote: server.RemoteAddr()}
+	if !px.open(end, server, addr, client) {
 		far.Close()
 		server.Close()
 		return nil, &net.OpError{Op: "dial", Net: netw, Err: net.ErrClosed}
 	}
-	return &clientEnd{Conn: near, end: end, local: server.LocalAddr(), remote: server.RemoteAddr()}, nil
+	return client, nil
 }
 
-// open starts a session, and reports whether it did: a proxy that is closed does not.
-func (px *Proxy) open(client, server net.Conn, node string) bool {
+// open starts a session, and reports whether it did: a proxy that is closed does not. Near is what a client in this process has.
+func (px *Proxy) open(client, server net.Conn, node string, near *clientEnd) bool {
 	px.mu.Lock()
 	defer px.mu.Unlock()
 	if px.closed {
 		return false
 	}
 	px.lastID++
-	c := &session{px: px, id: px.lastID, node: node, client: client, server: server}
+	c := &session{px: px, id: px.lastID, node: node, client: client, server: server, near: near}
 	c.connect()
 	if s := px.stateOf(node); s != (state{}) {
 		c.state.Store(&s)
 	}
 	px.sessions[c] = struct{}{}
-	px.wg.Go(func() { c.run(c.up) })
-	px.wg.Go(func() { c.run(c.down) })
+	if near != nil {
+		near.session = c
+		if len(px.script.Rules) == 0 && c.state.Load() == nil && canBeDirect(server) {
+			near.direct.Store(true)
+			return true
+		}
+	}
+	c.start()
 	return true
 }
 
@@ -428,7 +432,7 @@ func (px *Proxy) serve(client net.Conn) {
 		resetConn(client)
 		return
 	}
-	if !px.open(client, server, target) {
+	if !px.open(client, server, target, nil) {
 		client.Close()
 		server.Close()
 	}
@@ -480,67 +484,4 @@ func listen() (net.Listener, error) {
 		last = err
 	}
 	return nil, fmt.Errorf("chaos: no free port: %w", last)
-}
-
-// pipeEnd is the proxy's end of a connection to a client in this process.
-type pipeEnd struct {
-	net.Conn
-	reset atomic.Bool
-}
-
-// clientEnd is the client's end. Its errors are those of a socket.
-type clientEnd struct {
-	net.Conn
-	end           *pipeEnd
-	closed        atomic.Bool
-	local, remote net.Addr
-}
-
-func (c *clientEnd) LocalAddr() net.Addr  { return c.local }
-func (c *clientEnd) RemoteAddr() net.Addr { return c.remote }
-
-func (c *clientEnd) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	return n, c.why("read", err)
-}
-
-func (c *clientEnd) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	return n, c.why("write", err)
-}
-
-func (c *clientEnd) Close() error {
-	c.closed.Store(true)
-	return c.Conn.Close()
-}
-
-func (c *clientEnd) SetDeadline(t time.Time) error     { return c.deadline(c.Conn.SetDeadline(t)) }
-func (c *clientEnd) SetReadDeadline(t time.Time) error { return c.deadline(c.Conn.SetReadDeadline(t)) }
-func (c *clientEnd) SetWriteDeadline(t time.Time) error {
-	return c.deadline(c.Conn.SetWriteDeadline(t))
-}
-
-// deadline is the error of setting a deadline: a socket does not mind that the other side is gone.
-func (c *clientEnd) deadline(err error) error {
-	if err != nil && !c.closed.Load() {
-		return nil
-	}
-	return c.why("set", err)
-}
-
-func (c *clientEnd) why(op string, err error) error {
-	reason := err
-	switch {
-	case err == nil || errors.Is(err, os.ErrDeadlineExceeded):
-		return err
-	case c.closed.Load():
-		reason = net.ErrClosed
-	case c.end.reset.Load():
-		reason = syscall.ECONNRESET
-	case errors.Is(err, io.ErrClosedPipe):
-		reason = syscall.EPIPE
-	default:
-		return err
-	}
-	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: reason}
 }

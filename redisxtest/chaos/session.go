@@ -16,6 +16,7 @@ type session struct {
 	id             uint64
 	node           string
 	client, server net.Conn
+	near           *clientEnd // of a client in this process, which may do without the pumps
 	up, down       *pump
 	left           atomic.Int32 // pumps that run
 
@@ -86,6 +87,21 @@ func (c *session) connect() {
 	c.left.Store(2)
 }
 
+// start starts the pumps.
+func (c *session) start() {
+	c.px.wg.Go(func() { c.run(c.up) })
+	c.px.wg.Go(func() { c.run(c.down) })
+}
+
+// kick makes the pumps look at what has changed, and starts them if the client did without so far.
+func (c *session) kick() {
+	if c.near != nil {
+		c.near.leave()
+	}
+	c.up.kick()
+	c.down.kick()
+}
+
 // run runs a pump, and ends the session after the second.
 func (c *session) run(p *pump) {
 	p.run()
@@ -109,11 +125,6 @@ func (c *session) abort() {
 	resetConn(c.client)
 	resetConn(c.server)
 	c.kick()
-}
-
-func (c *session) kick() {
-	c.up.kick()
-	c.down.kick()
 }
 
 // broke ends the client's connection for a fault. What was sent to the server is run: it sees the end behind it.
