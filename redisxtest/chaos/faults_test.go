@@ -89,6 +89,23 @@ func TestWaitsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// A reply that hangs belongs to a command that was run.
+func TestHangReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stub{}
+		d := chaos.Wrap(s, rules(chaos.On("SET").Nth(2).HangReply()))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		replies := d.DoMulti(ctx, []driver.Cmd{cmd("SET", "k"), cmd("SET", "k"), cmd("GET", "k")})
+		require.Equal(t, time.Second, time.Since(start))
+		require.NoError(t, replies[0].Err())
+		wantUnknown(t, replies[1].Err())
+		wantUnknown(t, replies[2].Err())
+		require.Equal(t, []string{"SET", "SET", "GET"}, s.seen)
+	})
+}
+
 // One that ended before the call sends nothing, is known to, and does not count.
 func TestEndedContextIsNoMatch(t *testing.T) {
 	each(t, func(t *testing.T, plain driver.Driver) {

@@ -27,6 +27,10 @@ func TestGoAndTextSayTheSame(t *testing.T) {
 		"on invalidation key=user:* lose-invalidation 1":      chaos.OnInvalidation().Key("user:*").LoseInvalidation(1),
 		"on invalidation bug-silent-gap 2":                    chaos.OnInvalidation().BugSilentGap(2),
 		"on any bug-retry":                                    chaos.OnAny().P(1).BugRetry(),
+		"on GET node=10.0.0.1:7001 nth=2 hang-reply":          chaos.On("GET").Node("10.0.0.1:7001").Nth(2).HangReply(),
+		"on GET key=k node=/tmp/s cut 3":                      chaos.On("GET").Key("k").Node("/tmp/s").Cut(3),
+		"on message channel=c node=h:1 bug-silent-gap 1":      chaos.OnMessage().Channel("c").Node("h:1").BugSilentGap(1),
+		"on GET reset":                                        chaos.On("GET").Reset(),
 		"on GET bug-ignore-cancel 1s":                         chaos.On("GET").BugIgnoreCancel(time.Second),
 	} {
 		require.Equal(t, text, rule.String())
@@ -85,6 +89,10 @@ func TestParseErrors(t *testing.T) {
 		"on message lose-subscription 0":     "want at least 1 to be dropped",
 		"on GET lose-subscription":           "lose-subscription does not go with GET; want one of latency,",
 		"on GET bug-ignore-cancel 1s..2s":    "bug-ignore-cancel wants a time",
+		"on GET cut":                         "cut wants the number of bytes that arrive",
+		"on GET cut -1":                      "cut -1; want from 0 on",
+		"on GET node=h hang":                 "node=h; want host:port",
+		"on message reset":                   "reset does not go with message",
 		"on script= hang":                    "OnScript without a name",
 	} {
 		_, err := chaos.Parse(text)

@@ -462,7 +462,7 @@ func (c *session) finished() {
 	c.reading = false
 	switch {
 	case c.act == replace:
-		c.down.emit([]byte("-" + c.next().text + "\r\n"))
+		c.down.emit([]byte("-" + strings.TrimPrefix(c.next().text, "-") + "\r\n"))
 	case c.act == cutAt, c.act == swallow && c.gapBreaks && c.gap == 0 && !c.asked:
 		c.stop(closes)
 	}

@@ -44,6 +44,14 @@ func TestPipelinesOnTheWire(t *testing.T) {
 			require.Equal(t, "1nothingnothing", o.server(t, "a")+o.server(t, "b")+o.server(t, "c"))
 		})
 	})
+	t.Run("hang-reply", func(t *testing.T) {
+		overWire(t, "on INCR key=b hang-reply", func(t *testing.T, o opened) {
+			replies := o.d.DoMulti(brief(t), list)
+			wantUnknown(t, replies[1].Err())
+			wantUnknown(t, replies[2].Err())
+			require.Equal(t, "111", o.server(t, "a")+o.server(t, "b")+o.server(t, "c"))
+		})
+	})
 	t.Run("the others", func(t *testing.T) {
 		overWire(t, "on INCR key=b reply LOADING\non INCR key=c duplicate\non INCR key=a latency 1ms", func(t *testing.T, o opened) {
 			replies := o.d.DoMulti(within(t), list)
@@ -215,6 +223,14 @@ func TestNodesOfACluster(t *testing.T) {
 			require.NoError(t, d.Do(within(t), cmd("INCR", healthy)).Err())
 			wantUnknown(t, d.Do(within(t), cmd("INCR", "a")).Err())
 			require.NoError(t, d.Do(within(t), cmd("INCR", "a")).Err())
+
+			below, err := open(within(t), cl.URL(), nil)
+			require.NoError(t, err)
+			w := chaos.Wrap(below, rules(chaos.On("INCR").Node(sick.Addr()).Times(1).LoseRequest()))
+			defer w.Close()
+			require.Eventually(t, func() bool { return w.(driver.Router).Node("a") != "" }, 20*time.Second, time.Millisecond)
+			require.NoError(t, w.Do(within(t), cmd("INCR", healthy)).Err())
+			wantUnknown(t, w.Do(within(t), cmd("INCR", "a")).Err())
 
 			end := px.Node(sick.Addr()).BlackHole(chaos.Both)
 			require.ErrorIs(t, d.Do(brief(t), cmd("INCR", "a")).Err(), context.DeadlineExceeded)
