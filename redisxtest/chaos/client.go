@@ -148,7 +148,7 @@ func (c *clientEnd) deadline(t time.Time, read, write bool) error {
 
 // why makes an error that of a socket.
 func (c *clientEnd) why(op string, err error) error {
-	reason := err
+	var reason error
 	switch {
 	case err == nil || errors.Is(err, os.ErrDeadlineExceeded):
 		return err

@@ -259,7 +259,7 @@ func (w *wrapped) closed() bool {
 
 // Log implements Driver.
 func (w *wrapped) Log() []string {
-	return w.judge.log()
+	return w.log()
 }
 
 // Script implements Driver.

@@ -18,7 +18,6 @@ type Schedule struct {
 	stop    context.CancelFunc
 	timed   chan struct{} // closed when no more steps begin or end by themselves
 	groups  sync.WaitGroup
-	ending  sync.Once
 	stopped chan struct{} // closed when all has ended
 
 	mu     sync.Mutex

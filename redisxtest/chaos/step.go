@@ -46,7 +46,7 @@ type Killer interface{ Kill() }
 
 // Pause pauses a server, and resumes it when the step ends.
 func (m Moment) Pause(s Pauser) Step {
-	undo := func() error { s.Resume(); return nil }
+	undo := quiet(func() { s.Resume() })
 	return Step{at: m.at, action: actionPause, target: s, undo: undo, start: func() (func() error, error) { s.Pause(); return undo, nil }}
 }
 
