@@ -36,7 +36,7 @@ func many(t testing.TB, c *core.Client, cmd func(key string) driver.Cmd) {
 func keyChecks(t *testing.T, c *core.Client) {
 	p := c.KeyPrefix()
 	defer func() {
-		for _, k := range []string{"for*ever", "list", "later"} {
+		for _, k := range []string{"for*ever", "list", "later", `[x]\?*`} {
 			do(t, c, "DEL", p+k)
 		}
 		many(t, c, func(key string) driver.Cmd { return keyCmd("DEL", key) })
@@ -59,6 +59,9 @@ func keyChecks(t *testing.T, c *core.Client) {
 	// A prefix means its letters.
 	AllKeysHaveTTL(t, c, p+"for?", p+"[0-9]")
 	r = record(t, func(t testing.TB) { AllKeysHaveTTL(t, c, p+"for*", p+"nothing") })
+	require.Contains(t, r.text(), "1 keys under")
+	do(t, c, "SET", p+`[x]\?*`, "v")
+	r = record(t, func(t testing.TB) { AllKeysHaveTTL(t, c, p+`[x]\?*`) })
 	require.Contains(t, r.text(), "1 keys under")
 }
 

@@ -162,6 +162,8 @@ func TestLockModel(t *testing.T) {
 		"after the lease":                 {true, steps{acquire(1, 2, "a", 100, 1), acquire(103, 104, "b", 100, 2)}},
 		"too early":                       {false, steps{acquire(10, 20, "a", 100, 1), acquire(50, 100, "b", 100, 2)}},
 		"waited for the lease":            {true, steps{acquire(10, 20, "a", 100, 1), acquire(50, 111, "b", 100, 2)}},
+		"clocks have a grain":             {true, steps{acquire(10, 20, "a", 100, 1), acquire(50, 109, "b", 100, 2)}},
+		"unknown, extended, too early":    {false, steps{acquire(1, 0, "a", 20, 1), extend(10, 11, "a", 100, true), acquire(50, 51, "b", 100, 2)}},
 		"the same fence":                  {false, steps{acquire(1, 2, "a", 100, 7), release(3, 4, "a", true), acquire(5, 6, "b", 100, 7)}},
 		"a lower fence after the lease":   {false, steps{acquire(1, 2, "a", 100, 7), acquire(203, 204, "b", 100, 6)}},
 		"fences side by side":             {true, steps{acquire(1, 9, "a", 100, 2), release(10, 11, "a", true), acquire(1, 9, "b", 3, 1)}},
@@ -359,16 +361,19 @@ func TestAFailureShowsTheOperationAndWhatIsAroundIt(t *testing.T) {
 	for i := range int64(500) {
 		add(int(i%3), 10*i+6000, 10*i+6005, i+504)
 	}
+	// This one is wrong too, but that shows only later.
+	h.ops = append(h.ops, &operation[CounterCall, int64]{client: 9, in: CounterCall{Op: OpGet, Key: "n"}, call: 4e9, ret: 20e9, out: Outcome[int64]{Value: 99999}})
 	dir := filepath.Join(t.TempDir(), "made")
 	t.Setenv(EnvArtifacts, dir)
 	r := record(t, func(t testing.TB) { Linearizable(t, h, CounterModel()) })
 	require.True(t, r.failed)
 	for _, want := range []string{
-		`counter "n": the history is not linearizable: 1002 operations of 5 clients, 1 of them with unknown outcome`,
+		`counter "n": the history is not linearizable: 1003 operations of 6 clients, 1 of them with unknown outcome`,
 		"with the state 500 after it",
 		"> client 8        5.002s to 5.01s       incr by 1: 503",
 		"  client 7        5.001s to ?           incr by 1: outcome unknown",
 		"incr by 1: 500\n",
+		"  client 9            4s to later       get: outcome unknown",
 		"and 490 before",
 	} {
 		require.Contains(t, r.text(), want)
