@@ -23,22 +23,17 @@ const leakPatience = 10 * time.Second
 //
 // Call it first: it is a Cleanup of the test, which runs after everything that was deferred or registered with Cleanup later. What
 // is there when it is called does not count; but a client made before that goes on to be used opens connections and starts
-// goroutines, which do. It looks until all is well, and gives up after 10 s. A test that has failed already is not checked. The
-// process is one, so tests that run in parallel would see each other: it is not for those. In a bubble of testing/synctest, which
-// looks for goroutines itself, it ends the test.
+// goroutines, which do. It looks until all is well, and gives up after 10 s: a Cluster client of rueidis has goroutines that end
+// some seconds after it was closed. A test that has failed already is not checked.
 //
-// Two goroutines that a Cluster client of rueidis leaves for some seconds after it was closed are let pass.
+// The process is one, so tests that run in parallel would see each other: it is not for those. In a bubble of testing/synctest,
+// which looks for goroutines itself, it ends the test.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	if inBubble() {
 		t.Fatal("redisxtest: NoLeaks in a synctest bubble; synctest.Test itself fails for a goroutine that is left")
 	}
-	goroutines := []goleak.Option{
-		goleak.IgnoreCurrent(),
-		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"),
-		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"),
-	}
-	held, sockets := holdings.list(), openSockets()
+	before, held, sockets := goleak.IgnoreCurrent(), holdings.list(), openSockets()
 	t.Cleanup(func() {
 		t.Helper()
 		if t.Failed() || t.Skipped() {
@@ -47,7 +42,7 @@ func NoLeaks(t testing.TB) {
 		ctx, cancel := context.WithDeadline(context.Background(), patience(t, time.Now(), leakPatience))
 		defer cancel()
 		_, err := poll(ctx, func(context.Context) error {
-			return errors.Join(leakedHoldings(held), leakedSockets(sockets), goleak.Find(goroutines...))
+			return errors.Join(leakedHoldings(held), leakedSockets(sockets), goleak.Find(before))
 		})
 		if err != nil {
 			t.Errorf("redisxtest: the test left something behind:\n%v", err)

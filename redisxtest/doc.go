@@ -12,6 +12,13 @@
 // test program. [StartCluster] and [StartSentinel] start deployments out of plain processes. [Prefix] keeps tests apart
 // that share a server. Package chaos puts faults between a client and any driver.
 //
+// # Checks
+//
+// Checks fail a test for what is easily overlooked. [RoundTrips], [CommandCount] and [SlotsTouched] watch what a function sends
+// through a driver from [Record], with any server; [OneSlot] finds a missing hash tag. [AllKeysHaveTTL], [TTLWithin] and
+// [NoOrphanKeys] look at the keys, in Cluster on every primary. [NoLeaks] finds goroutines, connections and subscriptions that
+// were left. [Linearizable] judges what concurrent clients saw, lost replies included. [Eventually] waits for what takes time.
+//
 // # What is run and what is skipped
 //
 // Real servers are started from redis-server and valkey-server on PATH, or from the programs that REDISX_SERVER_BIN lists.
