@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,17 +36,17 @@ type Fake struct {
 	commands map[string]*fakeCommand
 	conns    map[int64]*fakeConn
 	nextID   int64
-	current  *fakeConn // whose command runs
 	waiters  []*waiter // in the order they began to block
 	tracks   trackTable
-	slots    *slotTable          // nil unless it is a Cluster
-	declared map[string]struct{} // the keys of the running script, in a Cluster
+	slots    *slotTable // nil unless it is a Cluster
 	offset   time.Duration
 	fail     failure
 	counts   map[string]int
 	config   map[string]string
 	started  time.Time
 	expiry   *time.Timer
+
+	script atomic.Pointer[scriptRun] // the one that runs
 
 	life    sync.Mutex // guards what follows and the nodes' listeners; never held while a command runs
 	sockets map[*fakeConn]struct{}
@@ -112,7 +113,7 @@ func startFake(masters int, opts []Option) (*Fake, error) {
 		config:  fakeConfig(),
 		started: time.Now(),
 	}
-	if f.eng, err = newEngine(f.hook); err != nil {
+	if f.eng, err = newEngine(); err != nil {
 		return nil, fmt.Errorf("redisxtest: fake server: %w", err)
 	}
 	f.commands = fakeCommands(f.eng.has, masters > 0)
@@ -248,11 +249,18 @@ func (f *Fake) stop() error {
 			f.expiry.Stop()
 		}
 	}()
-	select {
-	case <-done:
-		return nil
-	case <-time.After(10 * time.Second):
-		return errors.New("redisxtest: the fake server does not stop: a script runs without end")
+	deadline := time.After(10 * time.Second)
+	for {
+		if run := f.script.Load(); run != nil {
+			run.kill(errScriptClosed)
+		}
+		select {
+		case <-done:
+			return nil
+		case <-time.After(10 * time.Millisecond): // what was sent before may begin a script yet
+		case <-deadline:
+			return errors.New("redisxtest: the fake server does not stop: a command runs without end")
+		}
 	}
 }
 
@@ -291,7 +299,9 @@ func (f *Fake) Restart() error {
 func (f *Fake) FlushScripts() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.eng.flushScripts()
+	for _, n := range f.nodes {
+		clear(n.scripts)
+	}
 }
 
 // Advance moves the Fake's clock on by d: TIME, stream IDs, expiry and the timeouts of blocked commands. Negative

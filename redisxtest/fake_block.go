@@ -163,9 +163,7 @@ func (f *Fake) serveWaiters() bool {
 		if w.c.blocked != w || f.slots != nil && !f.slots.local(f, w.c, cmdKeys(f.commands[w.name], w.args)) {
 			continue
 		}
-		f.current = w.c
 		out, _, ready := f.attempt(w.c, w.name, w.args)
-		f.current = nil
 		// A key of another type is no reason to stop waiting.
 		if !ready || strings.HasPrefix(string(out), "-WRONGTYPE") {
 			continue

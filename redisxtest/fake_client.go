@@ -257,13 +257,11 @@ func (f *Fake) clientUnblock(me *fakeConn, args []string, r *reply) {
 		return
 	}
 	r.int(1)
-	current := f.current
 	if how == "ERROR" {
 		f.unblock(o.blocked, []byte("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"))
 	} else {
 		f.expire(o.blocked)
 	}
-	f.current = current
 }
 
 func (f *Fake) clientCaching(c *fakeConn, args []string, r *reply) {

@@ -30,7 +30,9 @@ type FakeCluster struct{ f *Fake }
 type fakeNode struct {
 	index    int
 	id, addr string
-	listener net.Listener // guarded by Fake.life
+	listener net.Listener          // guarded by Fake.life
+	scripts  map[string]*luaScript // by SHA-1; guarded by Fake.mu, as what follows
+	random   lrand48
 }
 
 // NewFakeCluster starts a FakeCluster of 1 to 100 primaries that share the slots evenly. It is closed when the test ends.

@@ -46,6 +46,7 @@ var localCommands = map[string]command{
 	"PUBLISH": (*Fake).cmdPublish, "SPUBLISH": (*Fake).cmdSpublish, "PUBSUB": (*Fake).cmdPubsub,
 
 	"SCAN": (*Fake).cmdScan,
+	"EVAL": (*Fake).cmdEval, "EVALSHA": (*Fake).cmdEval, "EVAL_RO": (*Fake).cmdEval, "EVALSHA_RO": (*Fake).cmdEval, "SCRIPT": (*Fake).cmdScript,
 }
 
 // parsedCommands are the rows of commandTable by upper-case name, sub-commands as "CLIENT|ID".

@@ -28,6 +28,8 @@ type fakeConn struct {
 	resp, db                  int
 	gone, closing             bool
 	asking                    bool       // ASKING came just before
+	script                    *scriptRun // whose commands these are
+	outer                     int        // resp while a command of a script runs, which has its own
 	queue                     [][]string // commands of MULTI
 	executed                  []string   // keys of the transaction that just ran, in a Cluster
 	multi, dirty              bool

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
-	"regexp"
 	"slices"
 	"time"
 	"unsafe"
@@ -15,7 +14,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 )
 
-// engine is the miniredis inside a Fake: keys, data commands and Lua. Fake.mu is held during every call.
+// engine is the miniredis inside a Fake: keys and data commands. Fake.mu is held during every call.
 //
 // miniredis publishes neither the version counters of its keys, from which invalidation and WATCH follow, nor a clock
 // that is affordable (its own walks and sorts all keys at every command). Both are read from its private maps, looked up
@@ -36,7 +35,7 @@ type dbKey struct {
 // databases is how many there are, as in a server that nobody configured.
 const databases = 16
 
-func newEngine(hook server.Hook) (*engine, error) {
+func newEngine() (*engine, error) {
 	e := &engine{m: miniredis.NewMiniRedis(), last: time.Now()}
 	// Dial is how miniredis starts without a listener.
 	nc, err := e.m.Dial()
@@ -45,7 +44,6 @@ func newEngine(hook server.Hook) (*engine, error) {
 	}
 	_ = nc.Close()
 	e.srv = e.m.Server()
-	e.srv.SetPreHook(hook)
 	if e.dbs, err = private[map[int]*miniredis.RedisDB](e.m, "dbs"); err != nil {
 		return nil, err
 	}
@@ -179,11 +177,6 @@ func (e *engine) tick(now time.Time) (expired []dbKey) {
 
 func (e *engine) has(command string) bool { return e.srv.IsRegisteredCommand(command) }
 
-func (e *engine) flushScripts() {
-	var b engineBuffer
-	e.run(b.peer(), &b, "SCRIPT", "FLUSH")
-}
-
 // engineBuffer catches what miniredis writes.
 type engineBuffer struct {
 	buf bytes.Buffer
@@ -212,28 +205,4 @@ func (e *engine) run(p *server.Peer, b *engineBuffer, args ...string) (out []byt
 	e.srv.Dispatch(p, args)
 	_ = b.w.Flush()
 	return b.buf.Bytes()
-}
-
-// luaFailure is how miniredis words an error inside a running script.
-var luaFailure = regexp.MustCompile(`(?s)^-ERR Error compiling script \(new function\): (?:<string>)?(?::(\d+): )?(.*?)\s+stack traceback:.*\r\n$`)
-
-// codeWord is an error code in front of a text.
-var codeWord = regexp.MustCompile(`^[A-Z][A-Z0-9]+ `)
-
-// scriptError words an error inside a script as the server does, so that its code is that of the command that failed.
-func scriptError(out []byte, sha string) []byte {
-	m := luaFailure.FindSubmatch(out)
-	if m == nil {
-		return out
-	}
-	line, text := string(m[1]), string(m[2])
-	if line == "" {
-		line = "1"
-	}
-	if !codeWord.MatchString(text) {
-		text = "ERR user_script:" + line + ": " + text
-	}
-	var r reply
-	r.errorf("%s script: %s, on @user_script:%s.", text, sha, line)
-	return r.b
 }

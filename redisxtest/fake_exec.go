@@ -1,18 +1,18 @@
 package redisxtest
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
 	"slices"
 	"strings"
-
-	"github.com/alicebob/miniredis/v2/server"
 )
 
 // handle runs one command of a client and everything that follows from it. f.mu is held.
 func (f *Fake) handle(c *fakeConn, args []string) {
 	if c.blocked != nil {
 		c.pending = append(c.pending, args)
+		return
+	}
+	if f.script.Load() != nil {
+		f.whileBusy(c, args)
 		return
 	}
 	f.tick()
@@ -41,7 +41,6 @@ func (f *Fake) run(c *fakeConn, args []string) {
 	name := strings.ToUpper(args[0])
 	f.counts[name]++
 	c.used, c.last = f.now(), strings.ToLower(name)
-	f.current = c
 	r := reply{resp: c.resp}
 	caching := c.caching
 	if !f.refuse(c, name, args, &r) {
@@ -59,7 +58,6 @@ func (f *Fake) run(c *fakeConn, args []string) {
 	if name != "ASKING" && !c.multi {
 		c.asking = false
 	}
-	f.current = nil
 	c.send(append(r.b, c.after...))
 	c.after = nil
 	if c.closing {
@@ -160,22 +158,7 @@ func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
 	if !f.commands[name].has("readonly") {
 		f.tracks.wrote = true
 	}
-	if f.slots != nil && strings.HasPrefix(name, "EVAL") {
-		f.declared = map[string]struct{}{}
-		for _, key := range f.commands[name].keys(args) {
-			f.declared[key] = struct{}{}
-		}
-	}
 	switch name {
-	case "EVAL", "EVAL_RO":
-		// The server keeps a script that compiles, also if it then fails.
-		f.eng.run(c.peer, &c.buf, "SCRIPT", "LOAD", args[1])
-		sum := sha1.Sum([]byte(args[1]))
-		return scriptError(f.eng.run(c.peer, &c.buf, args...), hex.EncodeToString(sum[:]))
-	case "EVALSHA", "EVALSHA_RO":
-		args = slices.Clone(args)
-		args[1] = strings.ToLower(args[1])
-		return scriptError(f.eng.run(c.peer, &c.buf, args...), args[1])
 	case "FLUSHALL", "FLUSHDB":
 		f.tracks.flush(c.node)
 		if len(args) == 2 && strings.EqualFold(args[1], "SYNC") {
@@ -221,46 +204,6 @@ func streamsMap(out []byte) []byte {
 		i = end
 	}
 	return b
-}
-
-// hook sees every command before miniredis does. Those that the Fake passes on itself go through; those of scripts are
-// the Fake's to refuse, to answer, or to take notice of.
-func (f *Fake) hook(p *server.Peer, name string, args ...string) bool {
-	c := f.current
-	if c == nil || p == c.peer {
-		return false
-	}
-	cmd := f.commands[name]
-	if cmd == nil {
-		return false // miniredis answers
-	}
-	all := append([]string{name}, args...)
-	r := reply{resp: 2}
-	switch {
-	case f.denied(c, cmd, all, &r):
-	case f.slots != nil && f.outOfReach(c, cmd, all, &r):
-	case cmd.has("noscript"):
-		r.errorf("ERR This Redis command is not allowed from script")
-	case cmd.local != nil:
-		cmd.local(f, c, all, &r)
-	case name == "XREAD" || name == "XREADGROUP":
-		rest := withoutBlock(all)
-		if len(rest) == len(all) {
-			return false
-		}
-		f.eng.srv.Dispatch(p, rest)
-		return true
-	default:
-		if name == "FLUSHALL" || name == "FLUSHDB" {
-			f.tracks.flush(c.node)
-		}
-		if cmd.has("readonly") {
-			f.remember(c, cmd, all)
-		}
-		return false
-	}
-	p.WriteRaw(string(r.b))
-	return true
 }
 
 // withoutBlock takes BLOCK and its argument out of XREAD and XREADGROUP: scripts do not wait.

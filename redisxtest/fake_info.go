@@ -90,7 +90,7 @@ func (f *Fake) infoLines(c *fakeConn, section string) []string {
 // fakeConfig is what CONFIG GET knows. Only what the toolkit looks at is here, and nothing of it changes behaviour.
 func fakeConfig() map[string]string {
 	return map[string]string{
-		"appendfsync": "everysec", "appendonly": "no", "databases": strconv.Itoa(databases), "maxclients": "10000", "maxmemory": "0",
+		"appendfsync": "everysec", "appendonly": "no", "busy-reply-threshold": "5000", "databases": strconv.Itoa(databases), "maxclients": "10000", "maxmemory": "0",
 		"maxmemory-policy": "noeviction", "min-replicas-to-write": "0", "notify-keyspace-events": "", "requirepass": "",
 		"save": "3600 1 300 100 60 10000", "timeout": "0", "tracking-table-max-keys": "1000000",
 	}

@@ -99,8 +99,16 @@ func (f *Fake) cmdSpublish(from *fakeConn, args []string, r *reply) {
 	r.int(n)
 }
 
+// protocol is the one the client speaks, also while its script has chosen another.
+func (c *fakeConn) protocol() int {
+	if c.outer != 0 {
+		return c.outer
+	}
+	return c.resp
+}
+
 func (f *Fake) deliver(from, to *fakeConn, parts ...string) {
-	r := reply{resp: to.resp}
+	r := reply{resp: to.protocol()}
 	r.push(len(parts))
 	for _, p := range parts {
 		r.bulk(p)

@@ -26,6 +26,13 @@ func (r *reply) simple(s string) {
 	r.b = append(r.b, '\r', '\n')
 }
 
+// simpleKind is a reply of one line of another kind.
+func (r *reply) simpleKind(kind byte, s string) {
+	r.b = append(r.b, kind)
+	r.b = append(r.b, s...)
+	r.b = append(r.b, '\r', '\n')
+}
+
 func (r *reply) ok() { r.simple("OK") }
 
 // errorf replies with an error; its text begins with the code.

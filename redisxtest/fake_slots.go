@@ -134,7 +134,7 @@ var shardCommand = map[string]bool{"SSUBSCRIBE": true, "SUNSUBSCRIBE": true, "SP
 func (f *Fake) outOfReach(c *fakeConn, cmd *fakeCommand, args []string, r *reply) bool {
 	keys := cmdKeys(cmd, args)
 	for _, key := range keys {
-		if _, ok := f.declared[key]; ok {
+		if _, ok := c.script.declared[key]; ok {
 			continue
 		}
 		if f.slots.redirect(f, c, []string{key}, false) != "" {
