@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -43,6 +44,28 @@ func (g target) doAll(cmds ...[]string) []driver.Reply {
 }
 
 func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
+	l, err := g.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer l.nc.Close()
+	if err := l.send(cmds...); err != nil {
+		return nil, err
+	}
+	return l.read(len(cmds))
+}
+
+// line is an admin connection.
+type line struct {
+	nc net.Conn
+	r  *bufio.Reader
+
+	mu   sync.Mutex // of what follows, and of reading after Server.occupy
+	left int        // replies that are to come
+}
+
+// dial connects and logs in. The timeout of the target holds from then on until the line's deadline is changed.
+func (g target) dial() (*line, error) {
 	timeout := g.timeout
 	if timeout == 0 {
 		timeout = adminTimeout
@@ -51,13 +74,22 @@ func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
+	l, err := g.login(nc, timeout)
+	if err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (g target) login(nc net.Conn, timeout time.Duration) (*line, error) {
 	if err := nc.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
 	}
 	if g.tls != nil {
 		nc = tls.Client(nc, g.tls)
 	}
+	l := &line{nc: nc, r: bufio.NewReader(nc)}
 	var first [][]string
 	if g.password != "" {
 		user := g.user
@@ -69,16 +101,14 @@ func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
 	if g.db != 0 {
 		first = append(first, []string{"SELECT", strconv.Itoa(g.db)})
 	}
-	var out reply
-	for _, args := range append(first, cmds...) {
-		out.bulks(args)
+	if len(first) == 0 {
+		return l, nil
 	}
-	if _, err := nc.Write(out.b); err != nil {
+	if err := l.send(first...); err != nil {
 		return nil, err
 	}
-	r := bufio.NewReader(nc)
 	for _, args := range first {
-		rep, err := readReply(r)
+		rep, err := readReply(l.r)
 		if err == nil {
 			err = rep.Err()
 		}
@@ -86,9 +116,23 @@ func (g target) exchange(cmds [][]string) ([]driver.Reply, error) {
 			return nil, fmt.Errorf("%s: %w", args[0], err)
 		}
 	}
-	replies := make([]driver.Reply, len(cmds))
-	for i := range cmds {
-		if replies[i], err = readReply(r); err != nil {
+	return l, nil
+}
+
+func (l *line) send(cmds ...[]string) error {
+	var out reply
+	for _, args := range cmds {
+		out.bulks(args)
+	}
+	_, err := l.nc.Write(out.b)
+	return err
+}
+
+func (l *line) read(n int) ([]driver.Reply, error) {
+	replies := make([]driver.Reply, n)
+	for i := range replies {
+		var err error
+		if replies[i], err = readReply(l.r); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,8 +26,16 @@ type Executable struct {
 // String returns kind and version, such as "redis-7.0.15".
 func (e Executable) String() string { return e.Kind + "-" + e.Version }
 
+// atLeast reports whether the major version is not below one. All of Valkey is above 7.
+func (e Executable) atLeast(major int) bool {
+	first, _, _ := strings.Cut(e.Version, ".")
+	n, err := strconv.Atoi(first)
+	return err == nil && n >= major
+}
+
 // Executables returns the server programs at hand: those that REDISX_SERVER_BIN lists, else redis-server and
-// valkey-server on PATH. It is empty if there are none; programs that do not run are an error.
+// valkey-server on PATH. A directory in the list stands for every one in it and in its direct sub-directories, such as a folder
+// of unpacked versions, and in the bin of each. It is empty if there are none; programs that do not run are an error.
 func Executables() ([]Executable, error) { return executables(os.Getenv(EnvBinaries)) }
 
 // errBroken marks a program that is there, or was said to be, and does not run.
@@ -41,30 +51,65 @@ func executables(list string) ([]Executable, error) {
 		names = []string{"redis-server", "valkey-server"}
 	}
 	for _, name := range names {
-		path, err := exec.LookPath(name)
+		paths, err := programs(name)
 		if err != nil {
 			if listed {
 				errs = append(errs, fmt.Errorf("%s: %w", EnvBinaries, err))
 			}
 			continue
 		}
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			if seen[real] { // Valkey packages bring a redis-server that is a link
+		for _, path := range paths {
+			if real, err := filepath.EvalSymlinks(path); err == nil {
+				if seen[real] { // Valkey packages bring a redis-server that is a link
+					continue
+				}
+				seen[real] = true
+			}
+			e, err := identify(path)
+			if err != nil {
+				errs = append(errs, err)
 				continue
 			}
-			seen[real] = true
+			found = append(found, e)
 		}
-		e, err := identify(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		found = append(found, e)
 	}
 	if len(errs) > 0 {
 		return found, fmt.Errorf("%w: %w", errBroken, errors.Join(errs...))
 	}
 	return found, nil
+}
+
+// programs resolves a name as on PATH, and a directory to every server program in it, in its direct sub-directories, and in the
+// bin of each, in this order and by name.
+func programs(name string) ([]string, error) {
+	if info, err := os.Stat(name); err != nil || !info.IsDir() {
+		path, err := exec.LookPath(name)
+		return []string{path}, err
+	}
+	entries, err := os.ReadDir(name)
+	if err != nil {
+		return nil, err
+	}
+	dirs := []string{name, filepath.Join(name, "bin")}
+	for _, e := range entries {
+		if dir := filepath.Join(name, e.Name()); e.Name() != "bin" {
+			dirs = append(dirs, dir, filepath.Join(dir, "bin"))
+		}
+	}
+	var paths []string
+	for _, dir := range dirs {
+		for _, program := range []string{"redis-server", "valkey-server"} {
+			path, err := exec.LookPath(filepath.Join(dir, program))
+			if err != nil || slices.Contains(paths, path) {
+				continue
+			}
+			paths = append(paths, path)
+		}
+	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("%s is a directory without a redis-server or valkey-server that can be run, in it, in its direct sub-directories or in the bin of one", name)
+	}
+	return paths, nil
 }
 
 var identified struct {

@@ -371,14 +371,20 @@ func readSlots(reply driver.Reply) ([slots]string, error) {
 	}
 	for _, r := range ranges {
 		parts, err := r.List()
-		if err != nil || len(parts) < 3 {
-			return owners, fmt.Errorf("CLUSTER SLOTS: %v in %s", err, r)
+		if err != nil {
+			return owners, err
+		}
+		if len(parts) < 3 {
+			return owners, fmt.Errorf("CLUSTER SLOTS: a range is short: %s", r)
 		}
 		low, err1 := parts[0].Int64()
 		high, err2 := parts[1].Int64()
 		node, err3 := parts[2].List()
-		if err := errors.Join(err1, err2, err3); err != nil || low < 0 || high >= slots || len(node) < 2 {
-			return owners, fmt.Errorf("CLUSTER SLOTS: %v in %s", err, r)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return owners, err
+		}
+		if low < 0 || high >= slots || len(node) < 2 {
+			return owners, fmt.Errorf("CLUSTER SLOTS: no range of slots: %s", r)
 		}
 		port, err := node[1].Int64()
 		if err != nil {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -89,6 +87,9 @@ func (in *instance) restartLocked(keepData bool) error {
 		}
 	}
 	in.stopLocked()
+	if err := in.mend(); err != nil {
+		return err
+	}
 	if !keepData {
 		for _, name := range []string{dumpFile, "appendonlydir", "appendonly.aof"} {
 			if err := os.RemoveAll(in.file(name)); err != nil {
@@ -135,7 +136,7 @@ func (in *instance) shutdown() (extra bool, err error) {
 	if values[0] == "yes" { // the log has all
 		cmd[1] = "NOSAVE"
 	}
-	if major, err := strconv.Atoi(strings.Split(in.exe.Version, ".")[0]); err == nil && major >= 7 {
+	if in.exe.atLeast(7) {
 		cmd = append(cmd, "NOW") // without waiting for replicas
 	}
 	// No reply is the good one.

@@ -124,7 +124,7 @@ func TestReplicaIsInSync(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, 100, n)
 			require.ErrorContains(t, r.Do("SET", "k", "v").Err(), "READONLY")
-			acks, err := s.Do("WAIT", "1", "5000").Int64()
+			acks, err := raw(t, s, []string{"SET", "k", "v"}, []string{"WAIT", "1", "4000"})[1].Int64()
 			require.NoError(t, err)
 			require.EqualValues(t, 1, acks)
 

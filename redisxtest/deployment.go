@@ -39,6 +39,7 @@ func deploymentConfig(t testing.TB, what string, opts []Option) (Executable, con
 	if err != nil {
 		missing(t, what, err)
 	}
+	cfg.needClock(t, exe)
 	if cfg.password != "" {
 		cfg.settings = append(cfg.settings, []string{"masterauth", cfg.password})
 	}

@@ -25,6 +25,9 @@ type instance struct {
 	mu      sync.RWMutex // held for writing during a start
 	process *process     // nil while stopped
 	paused  bool
+	starts  int // how often it was started
+
+	faults faults
 }
 
 // newInstance makes the directory of a server.
@@ -94,7 +97,7 @@ func (in *instance) start() error {
 func (in *instance) startLocked() error {
 	args := []string{in.exe.Path, in.file("redis.conf")}
 	// A Sentinel keeps what it learns in its configuration file, and has the servers that it watches keep their roles in theirs.
-	if _, err := os.Stat(args[1]); err != nil || !(in.sentinel || in.cfg.watched) || in.fresh {
+	if _, err := os.Stat(args[1]); err != nil || in.fresh || !in.sentinel && !in.cfg.watched {
 		if err := os.WriteFile(args[1], []byte(in.configuration()), 0o600); err != nil {
 			return err
 		}
@@ -102,11 +105,19 @@ func (in *instance) startLocked() error {
 	if in.sentinel {
 		args = append(args, "--sentinel")
 	}
+	if in.cfg.clock {
+		skewed, err := in.skewed(args)
+		if err != nil {
+			return err
+		}
+		args = skewed
+	}
 	p, err := startProcess(in.dir, args)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", in.exe.Path, err)
 	}
 	in.process, in.paused = p, false
+	in.starts++
 	answer := errors.New("none")
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		if !p.running() {

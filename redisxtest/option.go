@@ -22,6 +22,8 @@ type config struct {
 	binary, version string
 	settings        [][]string
 	tls, unix       bool
+	clock           bool
+	preload         string // the library for it
 	cluster         bool
 	watched         bool   // by Sentinels
 	certFrom        string // directory with certificates to share, instead of new ones
@@ -46,6 +48,7 @@ func (c *config) serverOnly() []string {
 		name string
 	}{
 		{c.binary != "", "Binary"}, {c.version != "", "Version"}, {len(c.settings) > 0, "Config"}, {c.tls, "TLS"}, {c.unix, "UnixSocket"},
+		{c.clock, "ClockSkew"},
 	} {
 		if o.set {
 			names = append(names, o.name)
@@ -112,6 +115,11 @@ func Config(name string, values ...string) Option {
 		c.settings = append(c.settings, append([]string{name}, values...))
 	})
 }
+
+// ClockSkew starts the server so that [Server.SetClockSkew] can set its clock wrong. It needs libfaketime (Debian's package
+// faketime); where that is missing, or does not work with the server, the test is skipped, or fails if REDISX_TEST_REQUIRE lists "clock". Each look at the clock
+// then costs the server some µs.
+func ClockSkew() Option { return option(func(c *config) { c.clock = true }) }
 
 // TLS makes the server speak TLS only, with a certificate of an authority made for this server. URL then is rediss:// with
 // the parameter ca; ClientCertURL has a client certificate too.

@@ -1,8 +1,10 @@
 package redisxtest
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -31,7 +33,7 @@ func StartReplica(t testing.TB, of *Server, opts ...Option) *Server {
 		o.apply(&cfg)
 	}
 	if cfg.tls != primary.cfg.tls {
-		cfg.faults = append(cfg.faults, fmt.Errorf("option TLS: the primary has no certificate to share"))
+		cfg.faults = append(cfg.faults, errors.New("option TLS: the primary has no certificate to share"))
 	}
 	if cfg.version != "" && cfg.binary == primary.exe.Path {
 		cfg.binary = ""
@@ -51,6 +53,7 @@ func StartReplica(t testing.TB, of *Server, opts ...Option) *Server {
 	if err != nil {
 		missing(t, "server", err)
 	}
+	cfg.needClock(t, exe)
 	before, err := askReplication(of)
 	if err != nil {
 		t.Fatalf("redisxtest: StartReplica: the server does not answer: %v", err)
@@ -64,7 +67,14 @@ func StartReplica(t testing.TB, of *Server, opts ...Option) *Server {
 		if err := r.follows(of); err != nil {
 			return err
 		}
-		return r.reached(before)
+		if err := r.reached(before); err != nil {
+			return err
+		}
+		p, err := askReplication(of)
+		if err != nil {
+			return err
+		}
+		return p.sends(s)
 	})
 	if err != nil {
 		t.Fatalf("redisxtest: StartReplica: %v", err)
@@ -83,4 +93,15 @@ func (r replication) reached(primary replication) error {
 		err = fmt.Errorf("it is at offset %d of %d", have, want)
 	}
 	return err
+}
+
+// sends tells whether a primary does not yet send its writes to a replica, which may have all up to now: until it has noticed
+// that, it keeps what is new.
+func (r replication) sends(to *Server) error {
+	for name, value := range r {
+		if strings.HasPrefix(name, "slave") && containsField(value, "port="+strconv.Itoa(to.instance.port)) && containsField(value, "state=online") {
+			return nil
+		}
+	}
+	return errors.New("it is not online")
 }

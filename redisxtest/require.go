@@ -13,7 +13,7 @@ const (
 	EnvURL = "REDISX_TEST_URL"
 	// EnvBinaries lists the programs to start, separated as in PATH, instead of what is found on PATH.
 	EnvBinaries = "REDISX_SERVER_BIN"
-	// EnvRequire lists what must be there, separated by commas: server, cluster, sentinel, container. What is listed fails
+	// EnvRequire lists what must be there, separated by commas: server, cluster, sentinel, container, clock. What is listed fails
 	// a test where it would be skipped.
 	EnvRequire = absence.EnvRequire
 )

@@ -81,7 +81,7 @@ func (s *Sentinel) start() error {
 	if s.cfg.password != "" {
 		watch = append(watch, []string{"sentinel", "auth-pass", masterName, s.cfg.password})
 	}
-	if _, err := s.launch(watchers, config{settings: watch}, true); err != nil {
+	if _, err := s.launch(watchers, config{settings: watch, clock: s.cfg.clock, preload: s.cfg.preload}, true); err != nil {
 		return err
 	}
 	return await("the sentinels do not agree", s.settled)

@@ -22,6 +22,9 @@ func (in *instance) configuration() string {
 	if !in.sentinel {
 		// Without the delay a replica is in sync at once.
 		lines = append(lines, []string{"save", ""}, []string{"appendonly", "no"}, []string{"repl-diskless-sync-delay", "0"})
+		if in.exe.atLeast(7) { // before, DEBUG was always allowed
+			lines = append(lines, []string{"enable-debug-command", "local"})
+		}
 	}
 	if c.unix {
 		lines = append(lines, []string{"unixsocket", in.file("s")}, []string{"unixsocketperm", "700"})

@@ -173,7 +173,7 @@ func TestSkipsAreLoudAndFailWhereRequired(t *testing.T) {
 	t.Setenv(EnvRequire, "servers")
 	r = record(t, func(t testing.TB) { StartServer(t) })
 	require.True(t, r.failed, "a word that means nothing requires nothing, silently")
-	require.Contains(t, r.text(), "it may list server, cluster, sentinel, container")
+	require.Contains(t, r.text(), "it may list server, cluster, sentinel, container, clock")
 }
 
 func TestAProgramThatDoesNotRunIsAFailureEverywhere(t *testing.T) {

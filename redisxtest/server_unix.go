@@ -30,6 +30,7 @@ read -r planned
 end=$?
 kill -9 $pid
 wait $pid
+if [ -e "$dir/skew" ]; then rm -f "/dev/shm/faketime_shm_$pid" "/dev/shm/sem.faketime_sem_$pid"; fi
 if [ $end -ne 0 ]; then rm -rf "$dir"; fi
 `
 

@@ -122,14 +122,13 @@ func (m *SlotMove) set(n *Server, args ...string) error {
 	return succeed(n, append([]string{"CLUSTER", "SETSLOT", strconv.Itoa(int(m.slot))}, args...))
 }
 
-// Slot, From and To are what moves, the owner at the beginning and the owner to be; From and To are nil if the move did not
-// begin.
+// Slot is the number of the slot.
 func (m *SlotMove) Slot() int { return int(m.slot) }
 
-// From is the owner until Finish.
+// From is the owner until Finish, nil if the move did not begin.
 func (m *SlotMove) From() *Server { return m.from }
 
-// To is the owner from Finish on.
+// To is the owner from Finish on, nil if the move did not begin.
 func (m *SlotMove) To() *Server { return m.to }
 
 // Step moves up to n keys, at least 1, and returns how many are left at the old owner. Keys that are written meanwhile for the

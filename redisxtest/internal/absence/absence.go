@@ -14,7 +14,7 @@ import (
 const EnvRequire = "REDISX_TEST_REQUIRE"
 
 // requirable is what EnvRequire may list.
-var requirable = []string{"server", "cluster", "sentinel", "container"}
+var requirable = []string{"server", "cluster", "sentinel", "container", "clock"}
 
 // required reports whether the environment insists on what.
 func required(what string) (bool, error) {

@@ -1,0 +1,693 @@
+package redisxtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-redisx/redisx/core/driver"
+)
+
+// faults are those that a server has at present, by method, with the start that they belong to.
+type faults struct {
+	sync.Mutex
+	active map[string]int
+}
+
+// begin has a server fail in some way until the returned function is called. That may happen more than once, and after the
+// server was killed, when it does nothing: a server starts without faults. One that ends by itself may be made again meanwhile.
+func (s *Server) begin(method string, endsItself bool, start, end func() error) func() {
+	s.t.Helper()
+	nothing := func() {}
+	if !s.own(method) {
+		return nothing
+	}
+	in := s.instance
+	if in.sentinel {
+		s.fault("%s: a Sentinel has no data that could fail", method)
+		return nothing
+	}
+	if !in.awake() {
+		s.fault("%s: the server does not run, or is paused", method)
+		return nothing
+	}
+	run := in.run()
+	var err error
+	if !endsItself {
+		err = in.claim(method, run)
+	}
+	if err == nil {
+		if err = start(); err != nil {
+			in.release(method, run)
+		}
+	}
+	if err != nil {
+		s.fault("%s: %v", method, err)
+		return nothing
+	}
+	var mu sync.Mutex
+	over := false
+	return func() {
+		s.t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
+		if in.running() && !in.awake() {
+			s.fault("the end of %s: the server is paused; Resume comes first", method)
+			return
+		}
+		over = true
+		in.release(method, run)
+		// A server that was started again has its configuration, in which a Sentinel may have had it write down the fault.
+		if !in.awake() || in.run() != run && !in.cfg.watched {
+			return
+		}
+		if err := end(); err != nil && in.awake() && in.run() == run {
+			s.fault("the end of %s: %v", method, err)
+		}
+	}
+}
+
+// claim keeps a fault from being made twice: the second would take the first for the normal state.
+func (in *instance) claim(method string, run int) error {
+	in.faults.Lock()
+	defer in.faults.Unlock()
+	if in.faults.active[method] == run {
+		return errors.New("it is so already; end that first")
+	}
+	if in.faults.active == nil {
+		in.faults.active = map[string]int{}
+	}
+	in.faults.active[method] = run
+	return nil
+}
+
+func (in *instance) release(method string, run int) {
+	in.faults.Lock()
+	defer in.faults.Unlock()
+	if in.faults.active[method] == run {
+		delete(in.faults.active, method)
+	}
+}
+
+// settings are names and values for CONFIG SET, in order.
+type settings [][2]string
+
+// configured is a fault made of settings.
+func (s *Server) configured(method string, list settings) func() {
+	s.t.Helper()
+	var before settings
+	return s.begin(method, false, func() (err error) {
+		before, err = s.configure(list)
+		return err
+	}, func() error {
+		_, err := s.configure(before)
+		return err
+	})
+}
+
+// configure changes settings, and returns what undoes it: the values before, the last one first. If one cannot be changed the
+// others are not.
+func (s *Server) configure(list settings) (before settings, err error) {
+	for _, x := range list {
+		var value string
+		if value, err = s.setting(x[0]); err == nil {
+			err = s.Do("CONFIG", "SET", x[0], x[1]).Err()
+		}
+		if err != nil {
+			err = fmt.Errorf("CONFIG SET %s: %w", x[0], err)
+			break
+		}
+		before = append(before, [2]string{x[0], value})
+	}
+	slices.Reverse(before)
+	if err != nil && len(before) > 0 {
+		_, undo := s.configure(before)
+		return nil, errors.Join(err, undo)
+	}
+	return before, err
+}
+
+func (s *Server) setting(name string) (string, error) {
+	pair, err := s.Do("CONFIG", "GET", name).Strings()
+	if err == nil && len(pair) != 2 {
+		err = errors.New("this server has no such setting")
+	}
+	if err != nil {
+		return "", err
+	}
+	return pair[1], nil
+}
+
+// FillMemory has the server refuse what needs memory, most writes, with OOM: its limit is set below what it uses. Keys are not
+// touched, whatever the eviction policy. The returned function ends it.
+func (s *Server) FillMemory() (end func()) {
+	s.t.Helper()
+	return s.configured("FillMemory", settings{{"maxmemory-policy", "noeviction"}, {"maxmemory", "1"}})
+}
+
+// NoReplicas has the server refuse writes with NOREPLICAS, as one that lost the replicas which it must have does
+// (min-replicas-to-write). The returned function ends it.
+func (s *Server) NoReplicas() (end func()) {
+	s.t.Helper()
+	return s.configured("NoReplicas", settings{{"min-replicas-to-write", "1000"}})
+}
+
+// ReadOnly has the server refuse writes with READONLY, as a primary that was demoted does, while it goes on to serve reads. The
+// returned function ends it. The server is a replica of nobody meanwhile and says so in ROLE and INFO; its data and its own
+// replicas stay, what expires is only hidden until the end, and blocked clients get UNBLOCKED.
+//
+// A Sentinel takes a primary that says so for down after some 20 s. A Cluster node cannot be made read-only: after
+// [Cluster.Failover] the old primary refuses writes with MOVED. A replica refuses writes anyway.
+func (s *Server) ReadOnly() (end func()) {
+	s.t.Helper()
+	return s.begin("ReadOnly", false, func() error {
+		if s.instance.cfg.cluster || s.clustered() {
+			return errors.New("a Cluster node cannot be made a replica of nobody; use Failover")
+		}
+		if err := s.mustBePrimary(); err != nil {
+			return err
+		}
+		// Without it the server would refuse reads, too.
+		return succeed(s, []string{"CONFIG", "SET", "replica-serve-stale-data", "yes"}, []string{"CONFIG", "SET", "replica-read-only", "yes"},
+			[]string{"REPLICAOF", "127.0.0.1", nowhere})
+	}, func() error {
+		r, err := askReplication(s)
+		if err != nil || r.primary() || r["master_port"] != nowhere {
+			return err // Sentinels may have made it something else
+		}
+		return s.Do("REPLICAOF", "NO", "ONE").Err()
+	})
+}
+
+// nowhere is a port that no server can have, now or later.
+const nowhere = "0"
+
+func (s *Server) clustered() bool {
+	v, err := s.setting("cluster-enabled")
+	return err == nil && v == "yes"
+}
+
+func (s *Server) mustBePrimary() error {
+	r, err := askReplication(s)
+	if err == nil && !r.primary() {
+		err = errors.New("the server is a replica")
+	}
+	return err
+}
+
+// FailSaves has the server refuse writes with MISCONF, as one that cannot save to its disk does. The returned function ends it.
+func (s *Server) FailSaves() (end func()) {
+	s.t.Helper()
+	dump, aside := s.fileOf(dumpFile), s.fileOf(dumpFile+aside)
+	var before settings
+	return s.begin("FailSaves", false, func() (err error) {
+		if err := os.Rename(dump, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		// A directory cannot be replaced by the file that was written beside it, whoever the server runs as.
+		if err := os.Mkdir(dump, 0o700); err != nil {
+			return err
+		}
+		before, err = s.configure(settings{{"save", "3600 1000000"}, {"stop-writes-on-bgsave-error", "yes"}})
+		if err != nil {
+			return err
+		}
+		return s.bgsave("err")
+	}, func() error {
+		if err := os.Remove(dump); err != nil {
+			return err
+		}
+		err := s.bgsave("ok")
+		_, undo := s.configure(before)
+		file := os.Rename(aside, dump) // over the one just made
+		if errors.Is(file, os.ErrNotExist) {
+			file = os.Remove(dump)
+		}
+		return errors.Join(err, undo, file)
+	})
+}
+
+// bgsave saves in the background until it ends in the way that is wanted.
+func (s *Server) bgsave(status string) error {
+	asked := false
+	return await("BGSAVE", func() error {
+		text, err := s.Do("INFO", "persistence").Text()
+		if err != nil {
+			return err
+		}
+		info := driver.ParseInfo(text)
+		switch {
+		case info["rdb_bgsave_in_progress"] != "0":
+			return errors.New("it takes its time")
+		case asked && info["rdb_last_bgsave_status"] == status:
+			return nil
+		}
+		asked = true
+		if err := s.Do("BGSAVE").Err(); err != nil {
+			return err
+		}
+		return fmt.Errorf("it was %s; want %s", info["rdb_last_bgsave_status"], status)
+	})
+}
+
+// aside is where FailSaves puts the file in the way.
+const aside = ".aside"
+
+// mend removes what FailSaves has left behind with a server that was killed.
+func (in *instance) mend() error {
+	dump := in.file(dumpFile)
+	if info, err := os.Stat(dump); err != nil || !info.IsDir() {
+		return nil
+	}
+	if err := os.Remove(dump); err != nil {
+		return err
+	}
+	if err := os.Rename(dump+aside, dump); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *Server) fileOf(name string) string {
+	if s.instance == nil {
+		return ""
+	}
+	return s.instance.file(name)
+}
+
+// RefuseClients has the server refuse new connections with "ERR max number of clients reached", and so [Server.Do] too. Those
+// that are there stay. The returned function ends it.
+func (s *Server) RefuseClients() (end func()) {
+	s.t.Helper()
+	var l *line
+	var before string
+	return s.begin("RefuseClients", false, func() (err error) {
+		if before, err = s.setting("maxclients"); err != nil {
+			return err
+		}
+		if l, err = s.target().dial(); err != nil {
+			return err
+		}
+		s.t.Cleanup(func() { _ = l.nc.Close() })
+		return l.succeed([]string{"CONFIG", "SET", "maxclients", "1"})
+	}, func() error {
+		defer l.nc.Close()
+		if err := l.nc.SetDeadline(time.Now().Add(adminTimeout)); err != nil {
+			return err
+		}
+		return l.succeed([]string{"CONFIG", "SET", "maxclients", before})
+	})
+}
+
+// succeed sends commands and returns the first error.
+func (l *line) succeed(cmds ...[]string) error {
+	if err := l.send(cmds...); err != nil {
+		return err
+	}
+	replies, err := l.read(len(cmds))
+	if err != nil {
+		return err
+	}
+	for i, r := range replies {
+		if err := r.Err(); err != nil {
+			return fmt.Errorf("%s: %w", strings.Join(cmds[i][:min(2, len(cmds[i]))], " "), err)
+		}
+	}
+	return nil
+}
+
+// KillClients closes the connections of a kind, "normal", "pubsub", "replica" or "master", and returns how many there were. The
+// clients may connect again at once.
+func (s *Server) KillClients(kind string) int {
+	s.t.Helper()
+	if !s.own("KillClients") {
+		return 0
+	}
+	if !slices.Contains([]string{"normal", "pubsub", "replica", "master"}, kind) {
+		s.fault("KillClients(%q): want normal, pubsub, replica or master", kind)
+		return 0
+	}
+	n, err := s.Do("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes").Int64()
+	if err != nil {
+		s.fault("KillClients(%q): %v", kind, err)
+	}
+	return int(n)
+}
+
+// SetACL changes an ACL user at run time, or makes one, as ACL SETUSER does: rules add to what the user may, so "reset" comes
+// first to begin anew. They hold for connections that are open, too; but a new password is asked of new ones only. The
+// returned function brings the user back as it was.
+//
+// The default user is refused: this package itself comes as that. On a Cluster it is one node that changes.
+func (s *Server) SetACL(user string, rules ...string) (end func()) {
+	s.t.Helper()
+	nothing := func() {}
+	if !s.own("SetACL") {
+		return nothing
+	}
+	if user == "" || user == "default" {
+		s.fault("SetACL(%q): want a user other than the default one, by whom tests control the server", user)
+		return nothing
+	}
+	before, err := s.aclRules(user)
+	if err == nil {
+		err = s.Do(append([]string{"ACL", "SETUSER", user}, rules...)...).Err()
+	}
+	if err != nil {
+		s.fault("SetACL: %v", err)
+		return nothing
+	}
+	undo := []string{"ACL", "DELUSER", user}
+	if before != nil {
+		undo = append([]string{"ACL", "SETUSER", user, "reset"}, before...)
+	}
+	var once sync.Once
+	run := s.instance.run()
+	return func() {
+		s.t.Helper()
+		once.Do(func() {
+			if !s.instance.awake() || s.instance.run() != run {
+				return
+			}
+			if err := s.Do(undo...).Err(); err != nil && s.instance.awake() {
+				s.fault("the end of SetACL: %v", err)
+			}
+		})
+	}
+}
+
+// run tells starts apart.
+func (in *instance) run() int {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.starts
+}
+
+// aclRules returns the rules of a user, nil if there is none.
+func (s *Server) aclRules(user string) ([]string, error) {
+	list, err := s.Do("ACL", "LIST").Strings()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range list {
+		if rest, ok := strings.CutPrefix(l, "user "+user+" "); ok {
+			return splitRules(rest), nil
+		}
+	}
+	return nil, nil
+}
+
+// splitRules splits at spaces outside of selectors, which are in parentheses.
+func splitRules(s string) []string {
+	rules := []string{}
+	depth, from := 0, 0
+	for i := 0; i <= len(s); i++ {
+		switch {
+		case i == len(s) || s[i] == ' ' && depth == 0:
+			if i > from {
+				rules = append(rules, s[from:i])
+			}
+			from = i + 1
+		case s[i] == '(' && (i == from || depth > 0):
+			depth++
+		case s[i] == ')' && depth > 0:
+			depth--
+		}
+	}
+	return rules
+}
+
+// longest is how long Busy and Loading may last.
+const longest = 5 * time.Minute
+
+func checkLength(d time.Duration) error {
+	if d < time.Millisecond || d > longest {
+		return fmt.Errorf("%s; want 1ms to %s", d, longest)
+	}
+	return nil
+}
+
+// Busy has a script run for about d: everybody else gets BUSY. It returns once that is so. The returned function ends it before
+// its time, waits for the end and changes nothing afterwards. Sentinels end it, too, once they take the server for down.
+func (s *Server) Busy(d time.Duration) (end func()) {
+	s.t.Helper()
+	var l *line
+	return s.begin("Busy", true, func() error {
+		if err := checkLength(d); err != nil {
+			return err
+		}
+		before, err := s.setting("lua-time-limit")
+		if err != nil {
+			return fmt.Errorf("lua-time-limit: %w", err)
+		}
+		// The setting goes back on the same connection once the script has ended, whether or not anyone waits.
+		l, err = s.occupy(d, "BUSY", [][]string{{"CONFIG", "SET", "lua-time-limit", "1"}}, [][]string{
+			{"EVAL", "while true do end", "0"}, {"CONFIG", "SET", "lua-time-limit", before},
+		})
+		if err == nil {
+			s.killScriptAfter(d, l)
+		}
+		return err
+	}, func() error {
+		if err := s.killScript(l); err != nil {
+			return err
+		}
+		return l.finish(1)
+	})
+}
+
+// killScript ends the script that a line waits for, and no other.
+func (s *Server) killScript(l *line) error {
+	if l.answered() {
+		return nil
+	}
+	if err := s.Do("SCRIPT", "KILL").Err(); err != nil && !isCode(err, "NOTBUSY") {
+		return err
+	}
+	return nil
+}
+
+// killScriptAfter ends a script when it is time. The server cannot: for scripts its clock may stand still.
+func (s *Server) killScriptAfter(d time.Duration, l *line) {
+	run, over, gone := s.instance.run(), make(chan struct{}), make(chan struct{})
+	timer := time.AfterFunc(d, func() {
+		defer close(gone)
+		for s.instance.running() && s.instance.run() == run && !l.answered() {
+			_ = s.killScript(l) // a paused server is asked again
+			select {
+			case <-over:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	})
+	s.t.Cleanup(func() {
+		close(over)
+		if !timer.Stop() {
+			<-gone
+		}
+	})
+}
+
+func isCode(err error, code string) bool {
+	e, ok := errors.AsType[*driver.ServerError](err)
+	return ok && e.Code() == code
+}
+
+// occupy runs commands that keep the server from serving others for d, and returns once others get the error code.
+func (s *Server) occupy(d time.Duration, code string, before, cmds [][]string) (*line, error) {
+	g := s.target()
+	l, err := g.dial()
+	if err != nil {
+		return nil, err
+	}
+	s.t.Cleanup(func() { _ = l.nc.Close() })
+	if err := l.succeed(before...); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(l.nc.SetDeadline(time.Now().Add(d+time.Minute)), l.send(cmds...)); err != nil {
+		return nil, err
+	}
+	l.left = len(cmds)
+	err = await("the server does not answer "+code, func() error {
+		err := s.probe("PING").Err()
+		if isCode(err, code) || l.answered() {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it serves")
+		}
+		return err
+	})
+	if err == nil && l.answered() { // sooner than it could be seen, or it failed
+		err = l.finish(0)
+	}
+	if err != nil {
+		_ = l.nc.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// answered reports whether the first reply has come, or none ever will.
+func (l *line) answered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left == 0 {
+		return true
+	}
+	if l.nc.SetReadDeadline(time.Now().Add(time.Millisecond)) != nil {
+		return true
+	}
+	_, err := l.r.Peek(1)
+	return err == nil || !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// finish reads what is left of occupy's replies. The first ones may be errors: a script was killed.
+func (l *line) finish(mayFail int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.nc.Close()
+	n := l.left
+	l.left = 0
+	if n == 0 {
+		return nil
+	}
+	if err := l.nc.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
+		return err
+	}
+	replies, err := l.read(n)
+	if err != nil {
+		return err
+	}
+	for _, r := range replies[mayFail:] {
+		if err := r.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Loading has the server load its data again, slowly, for about d: everybody gets LOADING, to PING too. It returns once that is
+// so. The returned function ends it before its time, waits for the end and changes nothing afterwards. No key is lost;
+// connections, replicas and scripts stay. As keys come back they are new: transactions that watch one fail, and clients that
+// track keys are told that all have changed. With many thousand keys it lasts longer.
+//
+// It needs the command DEBUG, which servers of this package have, on a primary.
+func (s *Server) Loading(d time.Duration) (end func()) {
+	s.t.Helper()
+	var l *line
+	return s.begin("Loading", true, func() (err error) {
+		if err := checkLength(d); err != nil {
+			return err
+		}
+		l, err = s.load(d)
+		return err
+	}, func() error {
+		if !l.answered() {
+			if err := s.Do("CONFIG", "SET", "key-load-delay", "0").Err(); err != nil {
+				return err
+			}
+		}
+		return l.finish(0)
+	})
+}
+
+// fillers are keys that make the loading last: the server looks at its clients every 1024 bytes that it loads, and waits a
+// while after each key. They have expired before the loading begins, so nobody sees them and the server leaves them out.
+func fillers(d time.Duration) int { return max(50, int(d/(50*time.Millisecond))) }
+
+const fillerSize = "2048"
+
+func (s *Server) load(d time.Duration) (*line, error) {
+	if err := s.mustBePrimary(); err != nil {
+		return nil, err
+	}
+	prefix, err := s.fillerPrefix()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.keyCount()
+	if err != nil {
+		return nil, err
+	}
+	dump := s.fileOf(dumpFile)
+	_, statErr := os.Stat(dump)
+	n := fillers(d)
+	fill := [][]string{{"DEBUG", "SET-ACTIVE-EXPIRE", "0"}, {"DEBUG", "POPULATE", strconv.Itoa(n), prefix, fillerSize}}
+	for i := range n {
+		fill = append(fill, []string{"PEXPIRE", prefix + ":" + strconv.Itoa(i), "1"})
+	}
+	if err := succeed(s, fill...); err != nil {
+		return nil, err
+	}
+	time.Sleep(5 * time.Millisecond) // they expire
+	list := settings{{"rdbcompression", "no"}, {"loading-process-events-interval-bytes", "1024"}, {"key-load-delay", loadDelay(d, n+keys)}}
+	before, err := s.configure(list)
+	if err != nil {
+		return nil, err
+	}
+	cmds := [][]string{{"DEBUG", "RELOAD"}}
+	for _, x := range before {
+		cmds = append(cmds, []string{"CONFIG", "SET", x[0], x[1]})
+	}
+	l, err := s.occupy(d, "LOADING", nil, append(cmds, []string{"DEBUG", "SET-ACTIVE-EXPIRE", "1"}))
+	if err == nil && os.IsNotExist(statErr) {
+		// The server has it open; what the test did not ask to persist must not come back after a Kill.
+		err = os.Remove(dump)
+	}
+	return l, err
+}
+
+// loadDelay is how long to wait after each key, in microseconds, or, negative, after one of how many to wait for a moment, which
+// takes some 60 µs.
+func loadDelay(d time.Duration, keys int) string {
+	const moment = 60 * time.Microsecond
+	each := d / time.Duration(keys)
+	if each >= 2*moment {
+		return strconv.FormatInt((each - moment).Microseconds(), 10)
+	}
+	return strconv.Itoa(-max(1, keys/max(1, int(d/moment))))
+}
+
+// fillerPrefix is one of keys that this server serves.
+func (s *Server) fillerPrefix() (string, error) {
+	const prefix = "redisxtest:loading:"
+	if !s.clustered() {
+		return prefix, nil
+	}
+	owners, err := slotOwners(s)
+	if err != nil {
+		return "", err
+	}
+	for i := range 100 * slots {
+		tag := prefix + "{" + strconv.Itoa(i) + "}"
+		if owners[driver.Slot(tag)] == s.Addr() {
+			return tag, nil
+		}
+	}
+	return "", errors.New("the node serves no slot")
+}
+
+// keyCount counts the keys of all databases.
+func (s *Server) keyCount() (int, error) {
+	text, err := s.Do("INFO", "keyspace").Text()
+	n := 0
+	for _, value := range driver.ParseInfo(text) { // db0:keys=1,expires=0,avg_ttl=0
+		for f := range strings.SplitSeq(value, ",") {
+			if count, ok := strings.CutPrefix(f, "keys="); ok {
+				k, _ := strconv.Atoi(count)
+				n += k
+			}
+		}
+	}
+	return n, err
+}
