@@ -14,11 +14,12 @@ import (
 )
 
 // SetClockSkew sets the clock of a server that was started with the option [ClockSkew] ahead by d, or behind if d is negative;
-// 0 ends it. It returns once TIME says so, which a Sentinel has not. What is measured from one moment to another, such as the timeout of a blocking
-// command, is not affected; what is kept as a time of day is: keys expire at once if the clock jumps beyond it, and live longer
-// if it is set back, stream IDs and TIME are off, a Cluster node of which the clock jumps ahead takes the others for down for
-// a moment, and a Sentinel trusts nobody (TILT) for 30 s. The skew outlives a Restart. Each process of a deployment has a clock
-// of its own.
+// 0 ends it. It returns once TIME says so, which a Sentinel has not.
+//
+// What is kept as a time of day is affected: a jump ahead expires keys at once and ends the waits of blocking commands, a jump
+// back has them last longer, and stream IDs are off. A Cluster node of which the clock jumps ahead takes the others for down for
+// a moment, and a Sentinel trusts nobody (TILT) for 30 s. How often the server does its regular work is not affected. The skew
+// outlives a Restart. Each process of a deployment has a clock of its own.
 func (s *Server) SetClockSkew(d time.Duration) {
 	s.t.Helper()
 	if !s.own("SetClockSkew") {

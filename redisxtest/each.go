@@ -25,6 +25,8 @@ type eachConfig struct {
 	client   []core.Option
 	realOnly bool
 	fakeOnly bool
+	cluster  bool
+	sentinel bool
 }
 
 // ClientOptions are for the clients that Each makes, after its own: a random key prefix and a command timeout of 5 s.
@@ -37,6 +39,14 @@ func RealOnly() EachOption { return eachOption(func(c *eachConfig) { c.realOnly 
 
 // FakeOnly leaves real servers out.
 func FakeOnly() EachOption { return eachOption(func(c *eachConfig) { c.fakeOnly = true }) }
+
+// OnCluster adds a Cluster of three primaries without replicas for each program: a shared one, or with an [Option] one of each
+// subtest's own. Keys that one command uses together need a hash tag there. What is not at hand skips, or fails if
+// REDISX_TEST_REQUIRE lists "cluster". It is started even if REDISX_TEST_URL names a server.
+func OnCluster() EachOption { return eachOption(func(c *eachConfig) { c.cluster = true }) }
+
+// OnSentinel adds a primary with one replica that is watched by Sentinels, as [OnCluster] does; what is required is "sentinel".
+func OnSentinel() EachOption { return eachOption(func(c *eachConfig) { c.sentinel = true }) }
 
 // opener is a maintained driver.
 type opener struct {
@@ -94,8 +104,8 @@ func EachDriver(t *testing.T, fn func(t *testing.T, d driver.Driver, url string)
 	for _, o := range opts {
 		o.applyEach(&cfg)
 	}
-	if cfg.realOnly && cfg.fakeOnly {
-		t.Fatal("redisxtest: RealOnly and FakeOnly leave nothing to run on")
+	if cfg.fakeOnly && (cfg.realOnly || cfg.cluster || cfg.sentinel) {
+		t.Fatal("redisxtest: FakeOnly leaves nothing for RealOnly, OnCluster or OnSentinel to run on")
 	}
 	for _, o := range openers {
 		t.Run(o.name, func(t *testing.T) {
@@ -127,9 +137,8 @@ type backend struct {
 }
 
 // servers returns the servers at hand, with one that skips in the place of those that are not.
-func (c *eachConfig) servers(t *testing.T) []backend {
+func (c *eachConfig) servers(t *testing.T) (list []backend) {
 	t.Helper()
-	var list []backend
 	var plain config
 	for _, o := range c.server {
 		o.apply(&plain)
@@ -142,6 +151,7 @@ func (c *eachConfig) servers(t *testing.T) []backend {
 	if c.fakeOnly {
 		return list
 	}
+	defer func() { list = append(list, c.deployments()...) }()
 	if os.Getenv(EnvURL) != "" {
 		return append(list, backend{"given", func(t *testing.T) string { return StartServer(t, c.server...).URL() }})
 	}
@@ -165,6 +175,50 @@ func (c *eachConfig) servers(t *testing.T) []backend {
 			}
 			return StartServer(t, append([]Option{Binary(e.Path)}, c.server...)...).URL()
 		}})
+	}
+	return list
+}
+
+// deployments returns the Clusters and Sentinels that were asked for.
+func (c *eachConfig) deployments() []backend {
+	type kind struct {
+		name string
+		on   bool
+		url  func(t *testing.T, opts []Option) string
+	}
+	shared := len(c.server) == 0
+	kinds := []kind{
+		{"cluster", c.cluster, func(t *testing.T, opts []Option) string {
+			if shared {
+				return SharedCluster(t, 3, 0, opts...).URL()
+			}
+			return StartCluster(t, 3, 0, opts...).URL()
+		}},
+		{"sentinel", c.sentinel, func(t *testing.T, opts []Option) string {
+			if shared {
+				return SharedSentinel(t, 1, opts...).URL()
+			}
+			return StartSentinel(t, 1, opts...).URL()
+		}},
+	}
+	var plain config
+	for _, o := range c.server {
+		o.apply(&plain)
+	}
+	found, err := Executables()
+	var list []backend
+	for _, k := range kinds {
+		switch {
+		case !k.on:
+		case plain.binary != "" || plain.version != "" || err != nil || len(found) == 0: // they find or miss the program
+			list = append(list, backend{k.name, func(t *testing.T) string { return k.url(t, c.server) }})
+		default:
+			for _, e := range found {
+				list = append(list, backend{e.String() + "-" + k.name, func(t *testing.T) string {
+					return k.url(t, append([]Option{Binary(e.Path)}, c.server...))
+				}})
+			}
+		}
 	}
 	return list
 }

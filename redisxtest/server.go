@@ -104,7 +104,7 @@ func SharedServer(t testing.TB, opts ...Option) *Server {
 	if given := os.Getenv(EnvURL); given != "" && len(opts) == 0 {
 		return useGiven(t, given)
 	}
-	if cfg.tls || cfg.unix || cfg.inMemory || cfg.clock || len(cfg.settings) > 0 || len(cfg.users) > 0 || cfg.password != "" {
+	if !cfg.plain() {
 		t.Fatal("redisxtest: a shared server takes only Binary and Version; use StartServer")
 	}
 	exe, err := cfg.choose()
