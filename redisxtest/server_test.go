@@ -2,6 +2,7 @@ package redisxtest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -234,17 +235,25 @@ func TestSharedServerIsOneProcess(t *testing.T) {
 
 const envHelper = "REDISXTEST_HELPER"
 
-// helper is this test program run as a child: it starts a server, says where, and ends in the way it is told.
+// helper is this test program run as a child: it starts a server or a Cluster, says where, and ends in the way it is told.
 func helper() {
-	in, err := newInstance(Executable{Path: os.Getenv("REDISXTEST_BINARY")}, defaults())
-	if err == nil {
-		err = in.startAnywhere()
+	exe := Executable{Kind: "redis", Version: os.Getenv("REDISXTEST_VERSION"), Path: os.Getenv("REDISXTEST_BINARY")}
+	d := &deployment{exe: exe}
+	var err error
+	if os.Getenv("REDISXTEST_SHAPE") == "cluster" {
+		c := newCluster(exe, defaults(), 2, 1)
+		d, err = c.deployment, c.start()
+	} else {
+		_, err = d.launch(1, defaults(), false)
 	}
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	fmt.Println(loopback(in.port), in.dir)
+	for _, n := range d.nodes {
+		fmt.Print(n.Addr(), " ", n.instance.dir, " ")
+	}
+	fmt.Println()
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	if os.Getenv(envHelper) == "panic" {
 		panic("as a test may")
@@ -252,12 +261,26 @@ func helper() {
 	os.Exit(0)
 }
 
-func TestServerDiesWithTheProgramHoweverItEnds(t *testing.T) {
+func TestServersDieWithTheProgramHoweverItEnds(t *testing.T) {
 	exe := StartServer(t, OwnProcess()).Executable()
-	for _, end := range []string{"exit", "panic", "kill -9"} {
-		t.Run(end, func(t *testing.T) {
+	for _, c := range []struct {
+		name, shape, end string
+		nobody           bool
+	}{
+		{"exit", "server", "exit", false},
+		{"panic", "server", "panic", false},
+		{"kill -9", "server", "kill -9", false},
+		{"panic with a cluster", "cluster", "panic", false},
+		{"kill -9 with a cluster", "cluster", "kill -9", false},
+		{"kill -9 with a cluster of an unprivileged user", "cluster", "kill -9", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), envHelper+"="+end, "REDISXTEST_BINARY="+exe.Path)
+			if c.nobody {
+				asNobody(t, cmd)
+			}
+			cmd.Env = append(os.Environ(), envHelper+"="+c.end, "REDISXTEST_SHAPE="+c.shape, "REDISXTEST_BINARY="+exe.Path,
+				"REDISXTEST_VERSION="+exe.Version)
 			stdin, err := cmd.StdinPipe()
 			require.NoError(t, err)
 			stdout, err := cmd.StdoutPipe()
@@ -265,22 +288,34 @@ func TestServerDiesWithTheProgramHoweverItEnds(t *testing.T) {
 			require.NoError(t, cmd.Start())
 			line, err := bufio.NewReader(stdout).ReadString('\n')
 			require.NoError(t, err)
-			addr, dir, ok := strings.Cut(strings.TrimSpace(line), " ")
-			require.True(t, ok, line)
-			g := target{network: "tcp", addr: addr}
-			require.NoError(t, g.do("PING").Err())
-			require.DirExists(t, dir)
+			f := strings.Fields(line)
+			want := 2
+			if c.shape == "cluster" {
+				want = 8
+			}
+			require.Len(t, f, want, line)
+			for i := 0; i < len(f); i += 2 {
+				require.NoError(t, target{network: "tcp", addr: f[i]}.do("PING").Err())
+				require.DirExists(t, f[i+1])
+			}
 
-			if end == "kill -9" {
+			if c.end == "kill -9" {
 				require.NoError(t, cmd.Process.Kill())
 			} else {
 				_, _ = stdin.Write([]byte("\n"))
 			}
 			_ = cmd.Wait()
-			require.Eventually(t, func() bool {
-				_, err := os.Stat(dir)
-				return g.do("PING").Err() != nil && os.IsNotExist(err)
-			}, 10*time.Second, 5*time.Millisecond, "the server or its directory is still there")
+			require.NoError(t, await("servers outlive the program", func() error {
+				for i := 0; i < len(f); i += 2 {
+					if (target{network: "tcp", addr: f[i]}).do("PING").Err() == nil {
+						return errors.New(f[i])
+					}
+					if _, err := os.Stat(f[i+1]); !os.IsNotExist(err) {
+						return fmt.Errorf("%s: %w", f[i+1], err)
+					}
+				}
+				return nil
+			}))
 		})
 	}
 }
