@@ -12,7 +12,7 @@ race: ## Test every module with the race detector
 	go test -race work
 
 strict: ## Test every module; a skipped server is a failure
-	REDISX_TEST_REQUIRE=server,cluster,sentinel,container go test -count=1 work
+	REDISX_TEST_REQUIRE=server,cluster,sentinel,container,clock go test -count=1 work
 
 check: ## Formatting, vet, layers, module files, docs
 	@test -z "$$(gofmt -l $(MODULES))" || { gofmt -l $(MODULES); exit 1; }
