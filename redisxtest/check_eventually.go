@@ -25,7 +25,8 @@ func Eventually(t testing.TB, within time.Duration, cond func(ctx context.Contex
 	t.Helper()
 	switch {
 	case inBubble():
-		t.Fatal("redisxtest: Eventually in a synctest bubble; use synctest.Wait, which returns when every goroutine waits, and time.Sleep to move the clock")
+		t.Fatal("redisxtest: Eventually in a synctest bubble; use synctest.Wait, which returns when every goroutine waits, " +
+			"and time.Sleep to move the clock")
 	case cond == nil:
 		t.Fatal("redisxtest: Eventually without a condition")
 	case within < 0:
@@ -36,7 +37,8 @@ func Eventually(t testing.TB, within time.Duration, cond func(ctx context.Contex
 	defer cancel()
 	tries, err := poll(ctx, cond)
 	if err != nil {
-		t.Fatalf("redisxtest: not within %s, after %d tries; the last one said: %v", time.Since(start).Round(time.Millisecond), tries, err)
+		took := time.Since(start).Round(time.Millisecond)
+		t.Fatalf("redisxtest: not within %s, after %d tries; the last one said: %v", took, tries, err)
 	}
 }
 

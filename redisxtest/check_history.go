@@ -9,8 +9,8 @@ import (
 	"github.com/go-redisx/redisx/core/driver"
 )
 
-// History is what concurrent clients did and what they got, for [Linearizable]. The zero value is ready; [NewHistory] spares the
-// type arguments. It is safe for concurrent use.
+// History is what concurrent clients did and what they got, for [Linearizable]. The zero value is ready; [NewHistory]
+// spares the type arguments. It is safe for concurrent use.
 type History[In comparable, Out any] struct {
 	mu    sync.Mutex
 	start time.Time
@@ -52,10 +52,10 @@ type operation[In comparable, Out any] struct {
 // operation returned:
 //
 //   - Without an error the operation happened some time between, with the result out.
-//   - An error that is core.ErrNotSent, or an error reply of the server (a *driver.ServerError), says that it did not happen. A
-//     script that fails after it has written is a case of its own: give core.ErrUnknownOutcome instead.
-//   - After any other error, core.ErrUnknownOutcome among them, it may have happened or not, and if so at any time after the call.
-//     The same holds as long as done is not called. Out is ignored.
+//   - An error that is core.ErrNotSent, or an error reply of the server (a *driver.ServerError), says that it did not
+//     happen. A script that fails after it has written is a case of its own: give core.ErrUnknownOutcome instead.
+//   - After any other error, core.ErrUnknownOutcome among them, it may have happened or not, and if so at any time after
+//     the call. The same holds as long as done is not called. Out is ignored.
 //
 // A refusal that is a result (a lock that somebody else holds) belongs into out, without an error.
 func (h *History[In, Out]) Call(client int, in In) (done func(out Out, err error)) {
@@ -91,8 +91,8 @@ func (h *History[In, Out]) Len() int {
 	return len(h.ops)
 }
 
-// now is a stamp in nanoseconds. No two are the same, so that what ended before something began is known to, in a synctest bubble
-// too.
+// now is a stamp in nanoseconds. No two are the same, so that what ended before something began is known to, in a
+// synctest bubble too.
 func (h *History[In, Out]) now() int64 {
 	h.last = max(int64(time.Since(h.start)), h.last+1)
 	return h.last

@@ -147,6 +147,21 @@ func TestWhatATestLeavesBehindFailsIt(t *testing.T) {
 	require.NotContains(t, r.text(), "geheim")
 }
 
+func TestAClientThatIsClosedTooEarlyIsNamed(t *testing.T) {
+	d, err := openers[0].open(testContext(t), NewFake(t).URL())
+	require.NoError(t, err)
+	c, err := core.New(d)
+	require.NoError(t, err)
+	start := time.Now()
+	r := record(t, func(t testing.TB) {
+		defer c.Close()
+		NoOrphanKeys(t, c)
+	})
+	require.True(t, r.failed)
+	require.Contains(t, r.text(), "not with defer")
+	require.Less(t, time.Since(start), 20*time.Second)
+}
+
 // A check that could not look says so, and does not pass.
 func TestAKeyCheckWithoutAServerFails(t *testing.T) {
 	f := NewFake(t)

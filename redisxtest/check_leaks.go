@@ -18,16 +18,16 @@ const leakPatience = 10 * time.Second
 //
 //   - a goroutine,
 //   - a connection of this process, to Redis or to anything else (on Linux; elsewhere the goroutines have to do),
-//   - a dedicated connection that was not closed, or a subscription or tracking whose ctx had not ended, of a driver from [Record],
-//     even if closing the driver has cleared it away.
+//   - a dedicated connection that was not closed, or a subscription or tracking whose ctx had not ended, of a driver from
+//     [Record], even if closing the driver has cleared it away.
 //
-// Call it first: it is a Cleanup of the test, which runs after everything that was deferred or registered with Cleanup later. What
-// is there when it is called does not count; but a client made before that goes on to be used opens connections and starts
-// goroutines, which do. It looks until all is well, and gives up after 10 s: a Cluster client of rueidis has goroutines that end
-// some seconds after it was closed. A test that has failed already is not checked.
+// Call it first: it is a Cleanup of the test, which runs after everything that was deferred or registered with Cleanup
+// later. What is there when it is called does not count; but a client made before that goes on to be used opens
+// connections and starts goroutines, which do. It looks until all is well, and gives up after 10 s: a Cluster client of
+// rueidis has goroutines that end some seconds after it was closed. A test that has failed already is not checked.
 //
-// The process is one, so tests that run in parallel would see each other: it is not for those. In a bubble of testing/synctest,
-// which looks for goroutines itself, it ends the test.
+// The process is one, so tests that run in parallel would see each other: it is not for those. In a bubble of
+// testing/synctest, which looks for goroutines itself, it ends the test.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	if inBubble() {

@@ -23,7 +23,7 @@ func openSockets() map[string]string {
 			continue // it was the directory, or is closed meanwhile
 		}
 		if inode, ok := strings.CutPrefix(to, "socket:["); ok {
-			open[strings.TrimSuffix(inode, "]")] = "a socket"
+			open[strings.TrimSuffix(inode, "]")] = "a socket without a connection"
 		}
 	}
 	for _, network := range []string{"tcp", "tcp6", "unix"} {

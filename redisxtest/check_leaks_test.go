@@ -96,7 +96,7 @@ func TestWhatOnlyCloseEndedIsFound(t *testing.T) {
 		for _, want := range []string{`a dedicated connection near key "cart:7", opened at `, `a subscription to ["news"]`, `tracking of ["cart:"]`, "check_leaks_test.go:"} {
 			require.Contains(t, r.text(), want)
 		}
-		require.NotContains(t, r.text(), "sockets")
+		require.NotContains(t, r.text(), f.Addr()) // the connections are gone
 		require.NotContains(t, r.text(), "never stood")
 	}
 }

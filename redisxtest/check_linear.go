@@ -26,12 +26,12 @@ type Model[S, In comparable, Out any] struct {
 	Name string
 	// Init is the state before the first operation.
 	Init S
-	// Key tells things apart: operations of different keys do not matter to each other. Nil means that all are about one thing.
-	// The fewer operations of a key, the faster the check.
+	// Key tells things apart: operations of different keys do not matter to each other. Nil means that all are about one
+	// thing. The fewer operations of a key, the faster the check.
 	Key func(in In) string
-	// Step reports whether an operation may have this outcome in this state, and the state after it. If the outcome is Unknown
-	// it returns the state after it happened; false means that it cannot happen in this state, or changes nothing. Step must
-	// not keep or change anything.
+	// Step reports whether an operation may have this outcome in this state, and the state after it. If the outcome is
+	// Unknown it returns the state after it happened; false means that it cannot happen in this state, or changes
+	// nothing. Step must not keep or change anything.
 	Step func(state S, in In, out Outcome[Out]) (S, bool)
 	// Check returns what is wrong with an operation, a mistake of the test. Nil means nothing is.
 	Check func(in In) error
@@ -42,16 +42,16 @@ type Model[S, In comparable, Out any] struct {
 	imply func(ops []*operation[In, Out], start time.Time) ([]*operation[In, Out], error)
 }
 
-// Linearizable fails the test unless the operations of a history can be put in one order in which each has its outcome according
-// to the model, and none comes after one that was called after it had returned: as if each had happened at one moment between
-// call and return. Operations of unknown outcome may be anywhere after their call, or nowhere.
+// Linearizable fails the test unless the operations of a history can be put in one order in which each has its outcome
+// according to the model, and none comes after one that was called after it had returned: as if each had happened at one
+// moment between call and return. Operations of unknown outcome may be anywhere after their call, or nowhere.
 //
 // The failure shows the first operation that nothing explains and what went on around it, with keys and values. If
 // REDISX_TEST_ARTIFACTS names a directory, or go test runs with -artifacts, it names an HTML file there that shows the same
 // as a diagram.
 //
-// A history in which no outcome is known fails, and so does one that cannot be judged within 30 s: make it shorter, spread it over
-// more keys, or lose fewer replies. It reports whether the history is linearizable.
+// A history in which no outcome is known fails, and so does one that cannot be judged within 30 s: make it shorter,
+// spread it over more keys, or lose fewer replies. It reports whether the history is linearizable.
 func Linearizable[S, In comparable, Out any](t testing.TB, h *History[In, Out], m Model[S, In, Out]) bool {
 	t.Helper()
 	if h == nil || m.Step == nil {
@@ -85,8 +85,8 @@ func Linearizable[S, In comparable, Out any](t testing.TB, h *History[In, Out], 
 			return false
 		default:
 			if tooLong == "" {
-				tooLong = fmt.Sprintf("%s%s: not decided in time, which says nothing of the history: %s. Use fewer operations for each key, more keys, or lose fewer replies",
-					m.Name, m.ofKey(part), counts(part))
+				tooLong = fmt.Sprintf("%s%s: not decided in time, which says nothing of the history: %s. Use fewer operations for each key, "+
+					"more keys, or lose fewer replies", m.Name, m.ofKey(part), counts(part))
 			}
 		}
 	}
@@ -148,9 +148,10 @@ type point[S comparable] struct {
 
 // porcupine returns the model in the terms of the checker, for the operations of one key.
 //
-// An operation of unknown outcome is one that never returns. The checker gives each a place in the end; one placed behind all
-// others stands for one that did not happen. Of those that are alike the one called first goes first: where a later one may stand,
-// it may too. Without this the checker tries all their orders, and does not end with a few dozen lost replies.
+// An operation of unknown outcome is one that never returns. The checker gives each a place in the end; one placed behind
+// all others stands for one that did not happen. Of those that are alike the one called first goes first: where a later
+// one may stand, it may too. Without this the checker tries all their orders, and does not end with a few dozen lost
+// replies.
 func (m *Model[S, In, Out]) porcupine(ops []*operation[In, Out]) porcupine.Model {
 	kinds := likes(ops)
 	return porcupine.Model{
@@ -221,8 +222,8 @@ func compare(a, b int64) int {
 	return 0
 }
 
-// events are the operations as the checker takes them. Diagrams have a line for each client, and one more after each operation of
-// unknown outcome, which does not end.
+// events are the operations as the checker takes them. Diagrams have a line for each client, and one more after each
+// operation of unknown outcome, which does not end.
 func events[In comparable, Out any](ops []*operation[In, Out]) []porcupine.Operation {
 	end := int64(0)
 	for _, op := range ops {
@@ -261,8 +262,8 @@ func until[In comparable, Out any](ops []*operation[In, Out], at int64) (past []
 	return past
 }
 
-// explain finds the first return that makes the history of a key impossible and describes what is around it. The beginning of a
-// possible history is possible, so halving finds it.
+// explain finds the first return that makes the history of a key impossible and describes what is around it. The
+// beginning of a possible history is possible, so halving finds it.
 func (m *Model[S, In, Out]) explain(t testing.TB, ops []*operation[In, Out], deadline time.Time) (text, path string) {
 	var returned []*operation[In, Out]
 	for _, op := range ops {
@@ -284,12 +285,11 @@ func (m *Model[S, In, Out]) explain(t testing.TB, ops []*operation[In, Out], dea
 	past := until(ops, odd.ret)
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%s: the history is not linearizable: %s\n", m.Name, m.ofKey(ops), counts(ops))
+	b.WriteString("Nothing explains the marked one, if all that returned before it is taken as it is.")
 	if high > 0 {
 		if state, ok := m.before(until(ops, returned[high-1].ret), time.Until(deadline)/2); ok {
-			fmt.Fprintf(&b, "What returned before the marked one can be explained, for instance with the state %s after it; the marked one cannot.", state)
+			b.WriteString(" That can have left the state " + state + ".")
 		}
-	} else {
-		b.WriteString("The marked one cannot be explained.")
 	}
 	b.WriteString(" Times are since the first call.")
 	b.WriteString(m.excerpt(past, odd))
@@ -337,7 +337,8 @@ func (m *Model[S, In, Out]) before(ops []*operation[In, Out], limit time.Duratio
 // shownOperations is how many operations before the marked one a failure lists, and how many of unknown outcome beside.
 const shownOperations = 10
 
-// excerpt lists the operation that is odd, those that ran beside it or ended last before it, and those that may come at any time.
+// excerpt lists the operation that is odd, those that ran beside it or ended last before it, and those that may come at
+// any time.
 func (m *Model[S, In, Out]) excerpt(past []*operation[In, Out], odd *operation[In, Out]) string {
 	var ended, open []*operation[In, Out]
 	for _, op := range past {

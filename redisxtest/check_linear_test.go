@@ -369,7 +369,7 @@ func TestAFailureShowsTheOperationAndWhatIsAroundIt(t *testing.T) {
 	require.True(t, r.failed)
 	for _, want := range []string{
 		`counter "n": the history is not linearizable: 1003 operations of 6 clients, 1 of them with unknown outcome`,
-		"with the state 500 after it",
+		"can have left the state 500.",
 		"> client 8        5.002s to 5.01s       incr by 1: 503",
 		"  client 7        5.001s to ?           incr by 1: outcome unknown",
 		"incr by 1: 500\n",

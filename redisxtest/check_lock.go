@@ -11,8 +11,8 @@ type LockCall struct {
 	// Op is OpAcquire, OpExtend or OpRelease.
 	Op  Op
 	Key string
-	// Owner names one lease: that which OpAcquire asks for, and the later operations mean. Two leases need two names, also those
-	// of one client; after an OpAcquire of unknown outcome the next needs another.
+	// Owner names one lease: that which OpAcquire asks for, and the later operations mean. Two leases need two names,
+	// also those of one client; after an OpAcquire of unknown outcome the next needs another.
 	Owner string
 	// TTL is how long OpAcquire and OpExtend ask for; 0 means that the lease does not end by itself.
 	TTL time.Duration
@@ -20,13 +20,13 @@ type LockCall struct {
 
 // LockResult is what a LockCall returned.
 type LockResult struct {
-	// OK is whether the lock was acquired, extended or released. For OpExtend and OpRelease false means that the owner did not hold
-	// it any more.
+	// OK is whether the lock was acquired, extended or released. For OpExtend and OpRelease false means that the owner
+	// did not hold it any more.
 	OK bool
 	// Fence is the fencing token of OpAcquire; 0 means that there is none.
 	Fence uint64
-	// Until is the moment up to which the owner may take the lock for his, after OpAcquire or OpExtend. If it is zero, that is TTL
-	// after the call, less 2 ms for the grain of clocks.
+	// Until is the moment up to which the owner may take the lock for his, after OpAcquire or OpExtend. If it is zero,
+	// that is TTL after the call, less 2 ms for the grain of clocks.
 	Until time.Time
 }
 
@@ -45,16 +45,17 @@ const opExpire Op = "expire"
 
 // LockModel is a lock with leases and fencing tokens. What it checks:
 //
-//   - At most one owner holds the lock. An acquisition succeeds only if nobody holds it: it was never acquired, was released, or the
-//     lease has run out. A lease runs out at the earliest at Until of its last extension, or TTL after it was called for. A lock
-//     that passes to another earlier than that fails.
-//   - Fencing tokens grow: each is higher than that of every acquisition before. One of unknown outcome may have taken one too.
-//   - An owner that is told it released or extended the lock held it, and one that is told it did not hold it any more did not:
-//     somebody released it, or the lease may have run out.
+//   - At most one owner holds the lock. An acquisition succeeds only if nobody holds it: it was never acquired, was
+//     released, or the lease has run out. A lease runs out at the earliest at Until of its last extension, or TTL after
+//     it was called for. A lock that passes to another earlier than that fails.
+//   - Fencing tokens grow: each is higher than that of every acquisition before. One of unknown outcome may have taken
+//     one too.
+//   - An owner that is told it released or extended the lock held it, and one that is told it did not hold it any more
+//     did not: somebody released it, or the lease may have run out.
 //
-// It does not check that a free lock can be acquired (a refusal says nothing: others may wait in a queue), that a lease does run
-// out, or that what the lock protects looks at the tokens. Time is that of this process: with a server whose clock jumps, and with
-// [Fake.Advance], leases end early.
+// It does not check that a free lock can be acquired (a refusal says nothing: others may wait in a queue), that a lease
+// does run out, or that what the lock protects looks at the tokens. Time is that of this process: with a server whose
+// clock jumps, and with [Fake.Advance], leases end early.
 func LockModel() Model[LockState, LockCall, LockResult] {
 	return Model[LockState, LockCall, LockResult]{
 		Name:  "lock",
@@ -119,8 +120,8 @@ func showLock(in LockCall, out Outcome[LockResult]) string {
 
 type lockOperation = operation[LockCall, LockResult]
 
-// expirations returns the end of each lease, as an operation that nobody calls and that may happen at any time from when the lease
-// may have run out, or never.
+// expirations returns the end of each lease, as an operation that nobody calls and that may happen at any time from when
+// the lease may have run out, or never.
 func expirations(ops []*lockOperation, start time.Time) ([]*lockOperation, error) {
 	type lease struct{ key, owner string }
 	leases := map[lease][]*lockOperation{} // what made them longer; the first is the acquisition
@@ -152,8 +153,9 @@ func expirations(ops []*lockOperation, start time.Time) ([]*lockOperation, error
 	return out, nil
 }
 
-// leaseEnd returns when a lease may have run out, at the earliest: the earliest end that one of the operations set which may have
-// been the last to happen. One of unknown outcome may have been at any time, and so may have made the lease shorter.
+// leaseEnd returns when a lease may have run out, at the earliest: the earliest end that one of the operations set which
+// may have been the last to happen. One of unknown outcome may have been at any time, and so may have made the lease
+// shorter.
 func leaseEnd(ops []*lockOperation, start time.Time) (end int64, ends bool) {
 	for i, op := range ops {
 		last := true

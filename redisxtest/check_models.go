@@ -58,8 +58,9 @@ type RegisterState struct {
 	Found bool
 }
 
-// RegisterModel is a value that can be read, written and swapped, such as a string in Redis: a read finds what was written last,
-// OpCAS sets the value exactly if it is there and is Old. Values should be unique, so that a stale one is seen to be stale.
+// RegisterModel is a value that can be read, written and swapped, such as a string in Redis: a read finds what was
+// written last, OpCAS sets the value exactly if it is there and is Old. Values should be unique, so that a stale one is
+// seen to be stale.
 func RegisterModel() Model[RegisterState, RegisterCall, RegisterResult] {
 	return Model[RegisterState, RegisterCall, RegisterResult]{
 		Name: "register",
@@ -105,8 +106,8 @@ type CounterCall struct {
 	By  int64
 }
 
-// CounterModel is a number that begins with 0, such as one of INCRBY. The result of either operation is the number after it. It
-// finds increments that are lost, and those that are applied twice because somebody sent them again.
+// CounterModel is a number that begins with 0, such as one of INCRBY. The result of either operation is the number after
+// it. It finds increments that are lost, and those that are applied twice because somebody sent them again.
 func CounterModel() Model[int64, CounterCall, int64] {
 	return Model[int64, CounterCall, int64]{
 		Name: "counter",
@@ -148,9 +149,9 @@ type IdempotencyState struct {
 	Stored bool
 }
 
-// IdempotencyModel is a store of results by key: the first run stores its own, every later one gets that, as a replay. A run that
-// stored nothing (it failed, or another was under way) did not happen: give core.ErrNotSent to done. Records do not expire in this
-// model; let the history be shorter.
+// IdempotencyModel is a store of results by key: the first run stores its own, every later one gets that, as a replay. A
+// run that stored nothing (it failed, or another was under way) did not happen: give core.ErrNotSent to done. Records do
+// not expire in this model; let the history be shorter.
 func IdempotencyModel() Model[IdempotencyState, IdempotencyCall, IdempotencyResult] {
 	return Model[IdempotencyState, IdempotencyCall, IdempotencyResult]{
 		Name: "idempotency key",

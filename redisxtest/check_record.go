@@ -12,9 +12,9 @@ import (
 	"github.com/go-redisx/redisx/core/driver"
 )
 
-// Record returns a driver through which [Observe], [RoundTrips], [CommandCount], [SlotsTouched] and [NoLeaks] see what is sent.
-// It changes nothing: it has exactly the optional abilities of d, works with any driver and any server, and keeps nothing
-// while nobody observes. It owns d: Close closes it. It is safe for concurrent use.
+// Record returns a driver through which [Observe], [RoundTrips], [CommandCount], [SlotsTouched] and [NoLeaks] see what is
+// sent. It changes nothing: it has exactly the optional abilities of d, works with any driver and any server, and keeps
+// nothing while nobody observes. It owns d: Close closes it. It is safe for concurrent use.
 //
 // Put it around everything else (Record(chaos.Wrap(d, script))). What a driver does by itself below it is not seen:
 // redirections, a read sent again after a connection broke, a script sent again with its source. See [Fake.Count] for those.

@@ -50,9 +50,10 @@ func (s SeenCommand) String() string {
 
 // Traffic is what was sent to Redis while a function ran. See [Observe].
 type Traffic struct {
-	// RoundTrips is how often a caller waited for the server. One command is one, and so is a pipeline, whatever it holds and to
-	// however many nodes of a Cluster it goes side by side, and a transaction sent as one list. The waits of several
-	// goroutines add up. That a core.Client sends commands of several callers together changes nothing: each waits once.
+	// RoundTrips is how often a caller waited for the server. One command is one, and so is a pipeline, whatever it holds
+	// and to however many nodes of a Cluster it goes side by side, and a transaction sent as one list. The waits of
+	// several goroutines add up. That a core.Client sends commands of several callers together changes nothing: each
+	// waits once.
 	RoundTrips int
 	// Commands are the commands in the order they were sent.
 	Commands []SeenCommand
@@ -98,10 +99,10 @@ func (tr Traffic) String() string {
 	return b.String()
 }
 
-// Observe runs fn and returns what was sent through the driver of c meanwhile, by whomever. The driver must come from [Record];
-// otherwise the test ends. Calls that fn has begun and that go on after it returned count; calls that were refused before
-// anything was sent (an invalid command, an open breaker, a ctx that had ended) do not. Observations may run side by side,
-// also of one client: each sees everything.
+// Observe runs fn and returns what was sent through the driver of c meanwhile, by whomever. The driver must come from
+// [Record]; otherwise the test ends. Calls that fn has begun and that go on after it returned count; calls that were
+// refused before anything was sent (an invalid command, an open breaker, a ctx that had ended) do not. Observations may
+// run side by side, also of one client: each sees everything.
 func Observe(t testing.TB, c *core.Client, fn func()) Traffic {
 	t.Helper()
 	if c == nil || fn == nil {
@@ -118,8 +119,8 @@ func Observe(t testing.TB, c *core.Client, fn func()) Traffic {
 	return Traffic{RoundTrips: w.trips, Commands: w.seen}
 }
 
-// RoundTrips fails the test unless the goroutines of fn waited for the server n times together: see [Traffic]. The failure lists
-// the commands, by name and keys. It is how to hold on to it that a path is pipelined:
+// RoundTrips fails the test unless the goroutines of fn waited for the server n times together: see [Traffic]. The
+// failure lists the commands, by name and keys. It is how to hold on to it that a path is pipelined:
 //
 //	c, err := core.New(redisxtest.Record(d))
 //	redisxtest.RoundTrips(t, c, 1, func() { cart.Load(ctx, 42) })
@@ -130,8 +131,8 @@ func RoundTrips(t testing.TB, c *core.Client, n int, fn func()) {
 	}
 }
 
-// CommandCount fails the test unless fn sends a command n times. The name may be in any case; "" is any command. Commands inside
-// scripts are not seen. A transaction counts as MULTI, its commands and EXEC.
+// CommandCount fails the test unless fn sends a command n times. The name may be in any case; "" is any command. Commands
+// inside scripts are not seen. A transaction counts as MULTI, its commands and EXEC.
 func CommandCount(t testing.TB, c *core.Client, command string, n int, fn func()) {
 	t.Helper()
 	if tr := Observe(t, c, fn); tr.Count(command) != n {
@@ -151,8 +152,8 @@ func SlotsTouched(t testing.TB, c *core.Client, n int, fn func()) {
 	}
 }
 
-// OneSlot fails the test unless all keys lie in one hash slot of a Cluster, as the keys of one script or transaction must. The
-// failure lists keys, slots and hash tags.
+// OneSlot fails the test unless all keys lie in one hash slot of a Cluster, as the keys of one script or transaction
+// must. The failure lists keys, slots and hash tags.
 func OneSlot(t testing.TB, keys ...string) {
 	t.Helper()
 	if len(keys) == 0 {
