@@ -235,12 +235,16 @@ func events[In comparable, Out any](ops []*operation[In, Out]) []porcupine.Opera
 		l, ok := line[op.client]
 		if !ok || op.implied != "" {
 			l, lines = lines, lines+1
+		}
+		if op.implied == "" {
 			line[op.client] = l
 		}
 		e := porcupine.Operation{ClientId: l, Input: op, Output: op.out, Call: op.call, Return: op.ret}
 		if op.out.Unknown {
 			e.Return = end + 1
-			delete(line, op.client)
+			if op.implied == "" {
+				delete(line, op.client)
+			}
 		}
 		out = append(out, e)
 	}
