@@ -263,7 +263,8 @@ func (px *Proxy) through(ctx context.Context, netw, addr string, dial dialFunc) 
 	}
 }
 
-// DialTLS is Dial for rueidis, as its DialCtxFn. TLS is done on the far side of the proxy, so that rules see commands.
+// DialTLS is Dial for rueidis, as its DialCtxFn. TLS is done on the far side of the proxy, so that rules see commands. What dials is
+// that of DialWith, not the net.Dialer.
 func (px *Proxy) DialTLS(ctx context.Context, addr string, _ *net.Dialer, cfg *tls.Config) (net.Conn, error) {
 	if cfg == nil {
 		return px.Dial(ctx, "tcp", addr)
@@ -403,7 +404,8 @@ func (px *Proxy) accept(l net.Listener) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			continue // this client is gone
+			sleep(px.ctx, 10*time.Millisecond) // this client is gone, or there are no more file descriptors
+			continue
 		}
 		px.wg.Go(func() { px.serve(client) })
 	}

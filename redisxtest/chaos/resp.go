@@ -15,7 +15,7 @@ const (
 // commandScanner finds the end of commands in a stream of bytes: arrays of bulk strings, and inline commands. It takes the
 // bytes as they come, in whatever pieces. Its zero value is at the beginning of a command.
 type commandScanner struct {
-	args []string // as far as keepBytes reach
+	args []string // as far as keepBytes reach; of the last command until the next one begins
 	kept int
 
 	line   []byte
@@ -31,7 +31,7 @@ type commandScanner struct {
 // false if this is no command.
 func (s *commandScanner) scan(b []byte) (n int, done, ok bool) {
 	if len(b) > 0 && !s.begun {
-		s.args, s.kept, s.line, s.begun, s.inline, s.left = nil, 0, s.line[:0], true, false, -1
+		s.args, s.kept, s.line, s.begun, s.inline, s.left = s.args[:0], 0, s.line[:0], true, false, -1
 		s.inline = b[0] != '*'
 	}
 	for n < len(b) {

@@ -312,7 +312,7 @@ func (c *session) got() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.expected) > 0 {
-		c.expected = c.expected[1:]
+		c.drop()
 	}
 }
 
@@ -321,8 +321,17 @@ func (c *session) confirmed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.expected[0].confirms--; c.expected[0].confirms == 0 {
-		c.expected = c.expected[1:]
+		c.drop()
 	}
+}
+
+// drop takes off the first that is expected. c.mu is held.
+func (c *session) drop() {
+	if len(c.expected) == 1 {
+		c.expected = c.expected[:0] // its memory is used again
+		return
+	}
+	c.expected = c.expected[1:]
 }
 
 // breakIfDue breaks the connection if that is what comes next.
@@ -469,5 +478,4 @@ func (c *session) finished() {
 	if c.asked {
 		c.got()
 	}
-	c.breakIfDue()
 }

@@ -46,7 +46,7 @@ func TestPipelinesOnTheWire(t *testing.T) {
 	})
 	t.Run("hang-reply", func(t *testing.T) {
 		overWire(t, "on INCR key=b hang-reply", func(t *testing.T, o opened) {
-			replies := o.d.DoMulti(brief(t), list)
+			replies := o.d.DoMulti(o.until(t, func() bool { return o.fake.Count("INCR") == 3 }), list)
 			wantUnknown(t, replies[1].Err())
 			wantUnknown(t, replies[2].Err())
 			require.Equal(t, "111", o.server(t, "a")+o.server(t, "b")+o.server(t, "c"))
@@ -310,21 +310,21 @@ func (r *recorder) text() string {
 	return strings.Join(r.lines, "\n")
 }
 
-// scripted is a server that answers each line with the next text, in pieces of one byte.
+// scripted is a server that reads a line for each of its answers and then gives them, in pieces of one byte.
 func scripted(t *testing.T, answers ...string) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		go func() {
 			defer far.Close()
 			r := bufio.NewReader(far)
-			for _, a := range answers {
+			for range answers {
 				if _, err := r.ReadString('\n'); err != nil {
 					return
 				}
-				for i := range len(a) {
-					if _, err := far.Write([]byte{a[i]}); err != nil {
-						return
-					}
+			}
+			for _, b := range []byte(strings.Join(answers, "")) {
+				if _, err := far.Write([]byte{b}); err != nil {
+					return
 				}
 			}
 			_, _ = io.Copy(io.Discard, r)
