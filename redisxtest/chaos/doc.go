@@ -76,7 +76,7 @@
 //   - reply: a command without effect is sent in its place (ECHO without its argument, DISCARD for EXEC), and the answer replaced.
 //     The server must be there to answer. In a transaction it aborts it.
 //   - lose-reply, cut, reset: when the reply begins to arrive. What the client had sent behind the command is run.
-//   - duplicate: not in a transaction, nor for commands that change their connection or are longer than 64 KiB.
+//   - duplicate: the first reply arrives after the second has come. Not in a transaction, nor for commands that change their connection or are longer than 64 KiB.
 //   - hang, hang-reply: the connection stays and carries nothing more in that direction until [Network.Heal] resets it.
 //   - lose-subscription, lose-invalidation: so many are dropped, then the connection is closed. bug-silent-gap: they are dropped.
 //   - refuse, bug-retry and bug-ignore-cancel are for drivers: NewProxy refuses them.

@@ -45,7 +45,8 @@ type session struct {
 	room       int // bytes of a reply before it is cut
 	blind      bool
 	subscribed bool // RESP2: arrays may be messages
-	gap        int  // messages still to be dropped
+	awaiting   []byte
+	gap        int // messages still to be dropped
 	gapBreaks  bool
 	hushed     bool // a reply hangs: not even the end arrives
 }
@@ -56,6 +57,7 @@ type action uint8
 const (
 	passOn   action = iota
 	unread          // not decided yet: it may be a push
+	await           // it arrives when the one behind it, which is swallowed, has come
 	swallow         // it does not arrive, those behind it do
 	replace         // another text arrives in its place
 	breakNow        // there is no reply: the connection breaks when it is its turn
@@ -217,7 +219,7 @@ func (c *session) decide(whole bool) {
 		return
 	case duplicate:
 		c.up.emit(c.held)
-		c.expect(e)
+		c.expect(expected{act: await}) // or the client would go on before the second is run
 		e = expected{act: swallow}
 	case loseReply:
 		e.act = breakAt
@@ -442,6 +444,11 @@ func (c *session) deal(part []byte) {
 	switch c.act {
 	case passOn:
 		c.down.emit(part)
+	case await:
+		if c.awaiting = append(c.awaiting, part...); len(c.awaiting) > keepBytes {
+			c.down.emit(c.awaiting)
+			c.awaiting, c.act = nil, passOn
+		}
 	case cutAt:
 		n := min(c.room, len(part))
 		c.down.emit(part[:n])
@@ -477,5 +484,9 @@ func (c *session) finished() {
 	}
 	if c.asked {
 		c.got()
+	}
+	if c.asked && c.act == swallow {
+		c.down.emit(c.awaiting)
+		c.awaiting = nil
 	}
 }

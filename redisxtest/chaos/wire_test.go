@@ -136,6 +136,50 @@ func TestMessagesOnTheWire(t *testing.T) {
 	}
 }
 
+// Confirmations are no replies, in either protocol, and a gap ends the connection after the last message of it.
+func TestRepliesBesideSubscriptions(t *testing.T) {
+	for _, protocol := range []string{"2", "3"} {
+		for _, way := range []string{"listener", "dialer"} {
+			t.Run("RESP"+protocol+"/"+way, func(t *testing.T) {
+				f := redisxtest.NewFake(t)
+				nc := raw(t, f, way, "on ECHO nth=2 cut 3\non message channel=gap lose-subscription 2")
+				r := bufio.NewReader(nc)
+				send := func(lines string) {
+					_, err := nc.Write([]byte(strings.ReplaceAll(lines, "\n", "\r\n")))
+					require.NoError(t, err)
+				}
+				until := func(end string) {
+					got := ""
+					for !strings.HasSuffix(got, end) {
+						b, err := r.ReadByte()
+						require.NoError(t, err, "%q", got)
+						got += string(b)
+					}
+				}
+				send("HELLO " + protocol + "\nSUBSCRIBE a b\nPING\nUNSUBSCRIBE a b\nECHO one\nSUBSCRIBE c\nUNSUBSCRIBE\nECHO two\n")
+				until("one\r\n")
+				rest, err := io.ReadAll(r)
+				require.NoError(t, err)
+				require.True(t, strings.HasSuffix(string(rest), "\r\n$3\r"), "%q", rest)
+
+				nc = raw(t, f, way, "on message channel=gap lose-subscription 2")
+				r = bufio.NewReader(nc)
+				send("HELLO " + protocol + "\nSUBSCRIBE gap\n")
+				until("gap\r\n:1\r\n")
+				publish := func() {
+					require.NoError(t, f.Client().Do(within(t), driver.Cmd{Args: []string{"PUBLISH", "gap", "x"}}).Err())
+				}
+				publish()
+				send("PING\n")
+				until("\r\n")
+				publish()
+				_, err = io.ReadAll(r)
+				require.NoError(t, err, "closed")
+			})
+		}
+	}
+}
+
 func TestInvalidationsOnTheWire(t *testing.T) {
 	f := redisxtest.NewFake(t)
 	px := chaos.NewProxy(t, f.Addr(), chaos.OnInvalidation().Key("k2").BugSilentGap(1))
