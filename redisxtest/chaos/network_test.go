@@ -400,6 +400,30 @@ func TestCloseEndsEverything(t *testing.T) {
 	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+1 }, 20*time.Second, time.Millisecond, "Eventually has one itself")
 }
 
+// Without a sign means that the end of the server's side is none either.
+func TestWhatHangsDoesNotEnd(t *testing.T) {
+	for _, fault := range []string{"hang", "hang-reply"} {
+		for _, way := range []string{"listener", "dialer"} {
+			t.Run(fault+"/"+way, func(t *testing.T) {
+				f := redisxtest.NewFake(t)
+				nc := raw(t, f, way, "on ECHO "+fault+"\non PING nth=1 latency 1ns")
+				_, err := nc.Write([]byte("PING\r\nECHO x\r\n"))
+				require.NoError(t, err)
+				_, err = io.ReadFull(nc, make([]byte, 7))
+				require.NoError(t, err)
+				if fault == "hang-reply" {
+					require.Eventually(t, func() bool { return f.Count("ECHO") == 1 }, 20*time.Second, time.Millisecond)
+					require.NoError(t, f.Close())
+				}
+				require.NoError(t, nc.SetReadDeadline(time.Now().Add(30*time.Millisecond)))
+				_, err = nc.Read(make([]byte, 1))
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				require.Equal(t, fault == "hang-reply", f.Count("ECHO") == 1)
+			})
+		}
+	}
+}
+
 // Two goroutines per connection, and none after it.
 func TestGoroutines(t *testing.T) {
 	far := make(chan net.Conn, 10)

@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"bytes"
+	"context"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -149,4 +151,25 @@ func number(t *testing.T, s string) int {
 	n, err := strconv.Atoi(s)
 	require.NoError(t, err)
 	return n
+}
+
+// When Close returns no pump runs any more.
+func TestCloseWaits(t *testing.T) {
+	px, err := StartDialer(DialWith(func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		t.Cleanup(func() { far.Close() })
+		return near, nil
+	}))
+	require.NoError(t, err)
+	for range 100 {
+		nc, err := px.Dial(t.Context(), "tcp", "x:1")
+		require.NoError(t, err)
+		defer nc.Close()
+	}
+	all := px.of("")
+	require.Len(t, all, 100)
+	px.Close()
+	for _, c := range all {
+		require.Zero(t, c.left.Load())
+	}
 }
