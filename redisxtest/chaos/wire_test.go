@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -409,6 +410,35 @@ func TestRepliesOfEveryKindAreCounted(t *testing.T) {
 		}
 		require.Equal(t, want, string(got))
 	}
+}
+
+// When the client goes on, both have run.
+func TestTheReplyOfADuplicateWaitsForTheSecond(t *testing.T) {
+	second := make(chan struct{})
+	px := chaos.NewDialer(t, chaos.On("INCR").Duplicate(), chaos.DialWith(func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			_, _ = io.ReadFull(far, make([]byte, len("INCR k\r\nINCR k\r\n")))
+			fmt.Fprint(far, ":1\r\n")
+			<-second
+			fmt.Fprint(far, ":2\r\n")
+		}()
+		return near, nil
+	}))
+	nc, err := px.Dial(within(t), "tcp", "x:1")
+	require.NoError(t, err)
+	defer nc.Close()
+	_, err = nc.Write([]byte("INCR k\r\n"))
+	require.NoError(t, err)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(30*time.Millisecond)))
+	_, err = nc.Read(make([]byte, 4))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	close(second)
+	require.NoError(t, nc.SetReadDeadline(time.Now().Add(20*time.Second)))
+	got, err := io.ReadAll(nc)
+	require.NoError(t, err)
+	require.Equal(t, ":1\r\n", string(got))
 }
 
 // A value of any size streams through, with rules and without.
