@@ -30,10 +30,10 @@ func (d Direction) String() string {
 	return "none"
 }
 
-// Network is what lies between clients and one server or all: [Proxy] and [Proxy.Node] are networks. Its faults know no commands,
-// and so work under TLS too. They begin at once, for connections that exist as well, and last until end is called, Heal, or the
-// end of the proxy. Several at a time: latencies add up, the smallest bandwidth counts, of the others one is enough. A fault
-// that cannot be (a negative latency) fails the test. Network is safe for concurrent use.
+// Network is what lies between clients and one server or all: [Proxy] and [Proxy.Node] are networks. Its faults know no
+// commands, and so work under TLS too. They begin at once, for connections that exist as well, and last until end is called,
+// Heal, or the end of the proxy. Several at a time: latencies add up, the smallest bandwidth counts, of the others one is
+// enough. A fault that cannot be (a negative latency) fails the test. Network is safe for concurrent use.
 type Network interface {
 	// Latency delays bytes in each direction, so that a round trip takes twice as long more. Order stays. A connection holds
 	// back 1 MiB per direction at most, and then stops reading.
@@ -42,21 +42,22 @@ type Network interface {
 	LatencyBetween(least, most time.Duration) (end func())
 	// Bandwidth lets so many bytes per second through, per connection and direction.
 	Bandwidth(bytesPerSecond int) (end func())
-	// BlackHole lets nothing through in a direction, the end of a connection included. What was held back, 1 MiB at most, goes on
-	// its way when the hole ends, as what TCP sends again does. Meanwhile Proxy.Dial waits for its ctx; a listener still accepts.
+	// BlackHole lets nothing through in a direction, the end of a connection included. What was held back, 1 MiB at most,
+	// goes on its way when the hole ends, as what TCP sends again does. Meanwhile Proxy.Dial waits for its ctx; a listener
+	// still accepts.
 	BlackHole(dir Direction) (end func())
 	// Refuse refuses new connections (ECONNREFUSED). Those that exist stay.
 	Refuse() (end func())
 	// SlowAccept lets a new connection wait before anything is read from it; Proxy.Dial returns that much later.
 	SlowAccept(d time.Duration) (end func())
 
-	// HalfOpen makes the other end of the connections that exist vanish without a sign: they stay, whatever is sent on them is
-	// lost, and no end of one side reaches the other. New connections work. Heal resets them.
+	// HalfOpen makes the other end of the connections that exist vanish without a sign: they stay, whatever is sent on them
+	// is lost, and no end of one side reaches the other. New connections work. Heal resets them.
 	HalfOpen()
 	// Reset resets the connections that exist (RST, ECONNRESET).
 	Reset()
-	// Heal ends all faults of this network, and resets connections on which bytes were lost: half-open ones, and those that a
-	// rule made hang.
+	// Heal ends all faults of this network, and resets connections on which bytes were lost: half-open ones, and those that
+	// a rule made hang.
 	Heal()
 }
 

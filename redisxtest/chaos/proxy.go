@@ -19,12 +19,12 @@ import (
 	"github.com/go-redisx/redisx/core/driver"
 )
 
-// Proxy stands between clients and servers and does to their connections what a [Script] says, command by command, and what its
-// [Network] methods say, byte by byte. It is reached at its address ([NewProxy]), or by its Dial methods ([NewDialer]), for any
-// client library.
+// Proxy stands between clients and servers and does to their connections what a [Script] says, command by command, and what
+// its [Network] methods say, byte by byte. It is reached at its address ([NewProxy]), or by its Dial methods ([NewDialer]),
+// for any client library.
 //
-// It reads RESP2 and RESP3, but only if there are rules; what it cannot read passes unchanged. A connection takes two goroutines,
-// and the proxy one. Log has a line for every fault. It is safe for concurrent use.
+// It reads RESP2 and RESP3, but only if there are rules; what it cannot read passes unchanged. A connection takes two
+// goroutines, and the proxy one. Log has a line for every fault. It is safe for concurrent use.
 type Proxy struct {
 	Network // of all nodes
 
@@ -50,8 +50,8 @@ type Proxy struct {
 	closed   bool
 }
 
-// Option changes a [Proxy]: a [Script] or a [Rule], [DialWith], [NameScripts]. Of several scripts the rules are joined, and the last
-// seed counts.
+// Option changes a [Proxy]: a [Script] or a [Rule], [DialWith], [NameScripts]. Of several scripts the rules are joined, and
+// the last seed counts.
 type Option interface {
 	apply(*proxyConfig)
 }
@@ -74,8 +74,9 @@ func (s Script) apply(c *proxyConfig) {
 
 func (r Rule) apply(c *proxyConfig) { c.script.Rules = append(c.script.Rules, r) }
 
-// DialWith sets how servers are dialled, such as a redisxtest.Fake that is InMemory, or a tls.Dialer: rules see what the client
-// sends before it is encrypted then, as long as the client itself does no TLS. The default is a net.Dialer; nil is an error.
+// DialWith sets how servers are dialled, such as a redisxtest.Fake that is InMemory, or a tls.Dialer: rules see what the
+// client sends before it is encrypted then, as long as the client itself does no TLS. The default is a net.Dialer; nil is an
+// error.
 func DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
 	return option(func(c *proxyConfig) { c.dial, c.nilDial = dial, dial == nil })
 }
@@ -85,9 +86,10 @@ func NameScripts(scripts ...*driver.Script) Option {
 	return option(func(c *proxyConfig) { c.scripts = append(c.scripts, scripts...) })
 }
 
-// NewProxy starts a proxy on a free port of loopback in front of a server, and closes it when the test ends. If the test fails, its
-// script and its log are attached. Target is host:port, or the path of a Unix socket. The server need not run yet. Options that
-// cannot be end the test: faults that need a driver (refuse, bug-retry, bug-ignore-cancel), or OnScript without [NameScripts].
+// NewProxy starts a proxy on a free port of loopback in front of a server, and closes it when the test ends. If the test
+// fails, its script and its log are attached. Target is host:port, or the path of a Unix socket. The server need not run
+// yet. Options that cannot be end the test: faults that need a driver (refuse, bug-retry, bug-ignore-cancel), or OnScript
+// without [NameScripts].
 func NewProxy(t testing.TB, target string, opts ...Option) *Proxy {
 	t.Helper()
 	px, err := StartProxy(target, opts...)
@@ -95,8 +97,8 @@ func NewProxy(t testing.TB, target string, opts ...Option) *Proxy {
 }
 
 // NewDialer is a proxy without an address, for clients that are given its [Proxy.Dial] or [Proxy.DialTLS]: faults meet the
-// connections to every node of a Cluster, or to Sentinels and what they name, whatever their addresses. With [DialWith] a Fake
-// in memory it works in a testing/synctest bubble.
+// connections to every node of a Cluster, or to Sentinels and what they name, whatever their addresses. With [DialWith] a
+// Fake in memory it works in a testing/synctest bubble.
 func NewDialer(t testing.TB, opts ...Option) *Proxy {
 	t.Helper()
 	px, err := StartDialer(opts...)
@@ -191,9 +193,9 @@ func redact(s string) string {
 // Addr returns host:port of the proxy, "" for one of [NewDialer]. It stays the same whatever becomes of the server.
 func (px *Proxy) Addr() string { return px.addr }
 
-// URL returns a URL of one server with the proxy's address in the place of the server's; user, password, database and parameters
-// stay. With TLS the server's certificate must be valid for 127.0.0.1, or the URL say whose name to look for. Any other URL fails
-// the test, and gives "" outside of one.
+// URL returns a URL of one server with the proxy's address in the place of the server's; user, password, database and
+// parameters stay. With TLS the server's certificate must be valid for 127.0.0.1, or the URL say whose name to look for. Any
+// other URL fails the test, and gives "" outside of one.
 func (px *Proxy) URL(server string) string {
 	u, err := url.Parse(server)
 	switch {
@@ -263,8 +265,8 @@ func (px *Proxy) through(ctx context.Context, netw, addr string, dial dialFunc) 
 	}
 }
 
-// DialTLS is Dial for rueidis, as its DialCtxFn. TLS is done on the far side of the proxy, so that rules see commands. What dials is
-// that of DialWith, not the net.Dialer.
+// DialTLS is Dial for rueidis, as its DialCtxFn. TLS is done on the far side of the proxy, so that rules see commands. What
+// dials is that of DialWith, not the net.Dialer.
 func (px *Proxy) DialTLS(ctx context.Context, addr string, _ *net.Dialer, cfg *tls.Config) (net.Conn, error) {
 	if cfg == nil {
 		return px.Dial(ctx, "tcp", addr)
@@ -307,8 +309,8 @@ func (px *Proxy) Close() {
 	px.wg.Wait()
 }
 
-// Log returns a line for every fault so far, in order. Joined by line breaks they are a script that causes the faults of rules
-// again at the same matches, without a seed. Faults of the network are comments in it; see [ParseSchedule].
+// Log returns a line for every fault so far, in order. Joined by line breaks they are a script that causes the faults of
+// rules again at the same matches, without a seed. Faults of the network are comments in it; see [ParseSchedule].
 func (px *Proxy) Log() []string {
 	return px.judge.log()
 }
@@ -365,7 +367,8 @@ func (px *Proxy) connect(ctx context.Context, netw, addr string, dial dialFunc) 
 	return client, nil
 }
 
-// open starts a session, and reports whether it did: a proxy that is closed does not. Near is what a client in this process has.
+// open starts a session, and reports whether it did: a proxy that is closed does not. Near is what a client in this process
+// has.
 func (px *Proxy) open(client, server net.Conn, node string, near *clientEnd) bool {
 	px.mu.Lock()
 	defer px.mu.Unlock()
@@ -468,8 +471,8 @@ func (px *Proxy) relisten() {
 	px.wg.Go(func() { px.accept(l) })
 }
 
-// listen listens on a free port of 127.0.0.1 below those that outgoing connections get, so that none of them is in the way when
-// the proxy comes back to it.
+// listen listens on a free port of 127.0.0.1 below those that outgoing connections get, so that none of them is in the way
+// when the proxy comes back to it.
 func listen() (net.Listener, error) {
 	low, high := 10_000, 31_999
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {

@@ -40,8 +40,8 @@ type piece struct {
 // past is a deadline that ends a read at once.
 var past = time.Unix(1, 0)
 
-// pump carries bytes in one direction. While there is no fault and no rule it hands on what it read, as it read it. It is one
-// goroutine; others use kick and the atomics only.
+// pump carries bytes in one direction. While there is no fault and no rule it hands on what it read, as it read it. It is
+// one goroutine; others use kick and the atomics only.
 type pump struct {
 	c        *session
 	dir      Direction

@@ -92,8 +92,8 @@ func (m Match) Key(glob string) Match { return m.glob(glob, byKey) }
 // Channel is Key for the channel of a message.
 func (m Match) Channel(glob string) Match { return m.glob(glob, byChannel) }
 
-// Node restricts the rule to what goes to or comes from one server, by its host:port as clients dial it. With [Wrap] it needs
-// a driver of a Cluster, which knows where a key lives.
+// Node restricts the rule to what goes to or comes from one server, by its host:port as clients dial it. With [Wrap] it
+// needs a driver of a Cluster, which knows where a key lives.
 func (m Match) Node(addr string) Match {
 	if _, _, err := net.SplitHostPort(addr); err != nil && !strings.HasPrefix(addr, "/") {
 		return m.wrong("node=%s; want host:port", addr)
@@ -151,8 +151,9 @@ func (m Match) Times(n int) Match {
 	return m
 }
 
-// Latency makes the call wait before the command is sent. If its ctx ends first, the command is never sent, but the outcome is
-// unknown to the caller, as with one on its way. Latencies of several rules add up, and those of a list hold the whole list.
+// Latency makes the call wait before the command is sent. If its ctx ends first, the command is never sent, but the outcome
+// is unknown to the caller, as with one on its way. Latencies of several rules add up, and those of a list hold the whole
+// list.
 func (m Match) Latency(d time.Duration) Rule { return m.LatencyBetween(d, d) }
 
 // LatencyBetween is Latency of a time drawn evenly from a span.
@@ -160,8 +161,8 @@ func (m Match) LatencyBetween(least, most time.Duration) Rule {
 	return Rule{m, fault{kind: latency, min: least, max: most}}
 }
 
-// Reply makes the server refuse the command with an error reply: one of the texts of this package ([Loading], [OOM], …) or any
-// other. The command is not run.
+// Reply makes the server refuse the command with an error reply: one of the texts of this package ([Loading], [OOM], …) or
+// any other. The command is not run.
 func (m Match) Reply(text string) Rule {
 	return Rule{m, fault{kind: reply, text: text}}
 }
@@ -176,16 +177,16 @@ func (m Match) LoseRequest() Rule { return Rule{m, fault{kind: loseRequest}} }
 // LoseReply breaks the connection on the way back: the command is run, and the error is a driver.ErrUnknownOutcome.
 func (m Match) LoseReply() Rule { return Rule{m, fault{kind: loseReply}} }
 
-// Duplicate delivers the command twice, one right after the other, and returns the first reply. A Blocking command is spared,
-// on the wire also one within a transaction.
+// Duplicate delivers the command twice, one right after the other, and returns the first reply. A Blocking command is
+// spared, on the wire also one within a transaction.
 func (m Match) Duplicate() Rule { return Rule{m, fault{kind: duplicate}} }
 
 // Hang loses the command on the way to the server without a sign: it is not run, and the call waits until its ctx ends (the
 // outcome is unknown) or the driver is closed.
 func (m Match) Hang() Rule { return Rule{m, fault{kind: hang}} }
 
-// HangReply loses the reply without a sign: the command is run, and the call waits until its ctx ends (the outcome is unknown)
-// or the driver is closed.
+// HangReply loses the reply without a sign: the command is run, and the call waits until its ctx ends (the outcome is
+// unknown) or the driver is closed.
 func (m Match) HangReply() Rule { return Rule{m, fault{kind: hangReply}} }
 
 // Reset is LoseReply by a connection that is reset instead of closed. It needs a [Proxy].
@@ -206,8 +207,8 @@ func (m Match) LoseInvalidation(drop int) Rule {
 	return Rule{m, fault{kind: loseInvalidation, drop: drop}}
 }
 
-// BugRetry breaks the driver contract: a command whose outcome is unknown, by another fault or in truth, is sent once more, and
-// the second reply is returned. On a driver.Conn it does nothing. It is noted only when it did something.
+// BugRetry breaks the driver contract: a command whose outcome is unknown, by another fault or in truth, is sent once more,
+// and the second reply is returned. On a driver.Conn it does nothing. It is noted only when it did something.
 func (m Match) BugRetry() Rule { return Rule{m, fault{kind: bugRetry}} }
 
 // BugIgnoreCancel breaks the driver contract: the call notices only after d that its ctx has ended.
@@ -215,7 +216,8 @@ func (m Match) BugIgnoreCancel(d time.Duration) Rule {
 	return Rule{m, fault{kind: bugIgnoreCancel, min: d, max: d}}
 }
 
-// BugSilentGap breaks the driver contract: drop messages or invalidations are lost, and neither OnLost nor OnConfirmed is called.
+// BugSilentGap breaks the driver contract: drop messages or invalidations are lost, and neither OnLost nor OnConfirmed is
+// called.
 func (m Match) BugSilentGap(drop int) Rule { return Rule{m, fault{kind: bugSilentGap, drop: drop}} }
 
 // String returns the rule as a line of a script.

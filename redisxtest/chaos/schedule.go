@@ -53,14 +53,14 @@ type event struct {
 	end  bool
 }
 
-// Run runs steps in the background, from now on, and stops them when the test ends: all faults are ended then. A step that cannot
-// be ends the test; one that fails, fails it, and the others go on. If the test fails, what happened is attached as text that
-// [ParseSchedule] reads.
+// Run runs steps in the background, from now on, and stops them when the test ends: all faults are ended then. A step that
+// cannot be ends the test; one that fails, fails it, and the others go on. If the test fails, what happened is attached as
+// text that [ParseSchedule] reads.
 //
-// What begins or ends at the same time does so one after the other, ends first, else in the order given. A step that takes long
-// does not hold up those of other times. Overlapping steps that pause, or kill, one target are one that lasts until the last of
-// them ends; faults of a [Network] add up as it says. A target that is killed is not resumed. In a testing/synctest bubble time is
-// the bubble's.
+// What begins or ends at the same time does so one after the other, ends first, else in the order given. A step that takes
+// long does not hold up those of other times. Overlapping steps that pause, or kill, one target are one that lasts until the
+// last of them ends; faults of a [Network] add up as it says. A target that is killed is not resumed. In a testing/synctest
+// bubble time is the bubble's.
 func Run(t testing.TB, steps ...Step) *Schedule {
 	t.Helper()
 	s, err := start(t.Context(), t, steps)
@@ -106,15 +106,15 @@ func (s *Schedule) Wait() error {
 	return errors.Join(s.errs...)
 }
 
-// Stop lets no more steps begin, ends all faults, in the reverse of the order in which they are listed, and waits for that. A
-// target that was killed without For stays so. Stop is idempotent.
+// Stop lets no more steps begin, ends all faults, in the reverse of the order in which they are listed, and waits for that.
+// A target that was killed without For stays so. Stop is idempotent.
 func (s *Schedule) Stop() {
 	s.stop()
 	<-s.stopped
 }
 
-// Log returns a line for every step that has begun, in that order, and a comment for what failed or did not begin. Joined by line
-// breaks they are text for [ParseSchedule].
+// Log returns a line for every step that has begun, in that order, and a comment for what failed or did not begin. Joined by
+// line breaks they are text for [ParseSchedule].
 func (s *Schedule) Log() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

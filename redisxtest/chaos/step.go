@@ -40,8 +40,8 @@ type Pauser interface {
 	Resume()
 }
 
-// Killer can be ended at once, as a redisxtest.Server. If it has Restart() or Restart(keepData bool) as well, the step may have an
-// end: a restart, with the data that it kept.
+// Killer can be ended at once, as a redisxtest.Server. If it has Restart() or Restart(keepData bool) as well, the step may
+// have an end: a restart, with the data that it kept.
 type Killer interface{ Kill() }
 
 // Pause pauses a server, and resumes it when the step ends.
@@ -123,8 +123,9 @@ func (m Moment) Heal(n Network) Step {
 	return m.network("heal", "", n, func() func() { n.Heal(); return nil })
 }
 
-// Do is anything else. The name stands in the log, and is the target's for [ParseSchedule]. What start returns is called when the
-// step ends; nil is nothing. Start may fail its test, but as it has a goroutine of its own, better by Errorf than by Fatal.
+// Do is anything else. The name stands in the log, and is the target's for [ParseSchedule]. What start returns is called
+// when the step ends; nil is nothing. Start may fail its test, but as it has a goroutine of its own, better by Errorf than
+// by Fatal.
 func (m Moment) Do(name string, start func() (end func())) Step {
 	if start == nil {
 		return Step{at: m.at, action: actionDo, name: name, mistake: "Do: function is nil"}

@@ -17,9 +17,9 @@ const actions = "pause, kill, failover, flush-scripts, latency, bandwidth, black
 //	at 3s black-hole 127.0.0.1:7001 to-client for 500ms   # or latency 1ms..5ms, bandwidth 1000, slow-accept 1s, …
 //	at 4s do fill-memory for 1s
 //
-// Targets are what the names stand for: servers for pause, kill, failover and flush-scripts, a [Network] for its faults, and for do
-// a func(), a func() func(), or a func() (func() error, error). Empty lines and comments are left out. The error names the first
-// line that cannot be, and what could stand there.
+// Targets are what the names stand for: servers for pause, kill, failover and flush-scripts, a [Network] for its faults, and
+// for do a func(), a func() func(), or a func() (func() error, error). Empty lines and comments are left out. The error
+// names the first line that cannot be, and what could stand there.
 func ParseSchedule(text string, targets map[string]any) ([]Step, error) {
 	var steps []Step
 	n := 0
