@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -91,8 +93,8 @@ func (in *instance) restartLocked(keepData bool) error {
 		return err
 	}
 	if !keepData {
-		for _, name := range []string{dumpFile, "appendonlydir", "appendonly.aof"} {
-			if err := os.RemoveAll(in.file(name)); err != nil {
+		for _, path := range in.data() {
+			if err := os.RemoveAll(path); err != nil {
 				return err
 			}
 		}
@@ -101,12 +103,28 @@ func (in *instance) restartLocked(keepData bool) error {
 		return err
 	}
 	if extra { // what the test did not ask to persist must not come back once more after a Kill
-		return os.Remove(in.file(dumpFile))
+		return os.Remove(in.dump())
 	}
 	return nil
 }
 
-const dumpFile = "dump.rdb"
+// dump is the file of the snapshot.
+func (in *instance) dump() string { return in.data()[0] }
+
+// data is the files with the keys: the snapshot, the log since version 7, and before.
+func (in *instance) data() []string {
+	set := map[string]string{"dir": in.dir, "dbfilename": "dump.rdb", "appenddirname": "appendonlydir", "appendfilename": "appendonly.aof"}
+	for _, l := range in.cfg.settings {
+		if name := strings.ToLower(l[0]); len(l) == 2 && set[name] != "" {
+			set[name] = l[1]
+		}
+	}
+	dir := set["dir"]
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(in.dir, dir)
+	}
+	return []string{filepath.Join(dir, set["dbfilename"]), filepath.Join(dir, set["appenddirname"]), filepath.Join(dir, set["appendfilename"])}
+}
 
 // shutdownTimeout is for saving.
 const shutdownTimeout = 30 * time.Second
@@ -120,8 +138,8 @@ func (in *instance) shutdown() (extra bool, err error) {
 	in.paused = false
 	g := in.target()
 	g.timeout = shutdownTimeout
-	replies := g.doAll([]string{"CONFIG", "GET", "appendonly"}, []string{"CONFIG", "GET", "save"}, []string{"CONFIG", "GET", "dbfilename"})
-	var values [3]string
+	replies := g.doAll([]string{"CONFIG", "GET", "appendonly"}, []string{"CONFIG", "GET", "save"})
+	var values [2]string
 	for i, r := range replies {
 		pair, err := r.Strings()
 		if err == nil && len(pair) != 2 {
@@ -150,5 +168,5 @@ func (in *instance) shutdown() (extra bool, err error) {
 			return false, errors.New("the server does not shut down")
 		}
 	}
-	return cmd[1] == "SAVE" && values[1] == "" && values[2] == dumpFile, nil
+	return cmd[1] == "SAVE" && values[1] == "", nil
 }

@@ -40,7 +40,7 @@ func TestRestartKeepsTheKeysIfAsked(t *testing.T) {
 func TestRestartOfAServerThatPersists(t *testing.T) {
 	for name, opts := range map[string][]Option{
 		"log":      {Config("appendonly", "yes"), Config("appendfsync", "always")},
-		"snapshot": {Config("save", "3600", "1")},
+		"snapshot": {Config("save", "3600", "1"), Config("dbfilename", "other.rdb")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := StartServer(t, opts...)
@@ -102,7 +102,7 @@ func TestRestartReportsThatItCannotSave(t *testing.T) {
 	r := record(t, func(t testing.TB) {
 		s := StartServer(t, OwnProcess())
 		require.NoError(t, s.Do("SET", "k", "v").Err())
-		require.NoError(t, os.Mkdir(s.instance.file(dumpFile), 0o700))
+		require.NoError(t, os.Mkdir(s.instance.dump(), 0o700))
 		s.Restart(true)
 		require.Equal(t, "v", text(t, s.Do("GET", "k")), "the keys are gone all the same")
 	})

@@ -8,9 +8,11 @@
 //	}
 //
 // [NewFake] is for unit tests: it starts in a millisecond, its clock can be moved, and it fails on command.
-// [StartServer] is a real process of the test's own, which can be paused, killed and restarted; [SharedServer] is one per
-// test program. [StartCluster] and [StartSentinel] start deployments out of plain processes. [Prefix] keeps tests apart
-// that share a server. Package chaos puts faults between a client and any driver.
+// [StartServer] is a real process of the test's own, which can be paused, killed and restarted, and made to fail in the ways
+// that servers fail: without memory, read-only, loading, busy, with a wrong clock. [StartReplica] adds a replica to it.
+// [StartCluster] and [StartSentinel] start deployments out of plain processes, which fail over and move slots.
+// [SharedServer], [SharedCluster] and [SharedSentinel] are one per test program, for tests that break nothing; [Prefix] keeps
+// those apart. Package chaos puts faults between a client and any driver.
 //
 // # Checks
 //
@@ -21,9 +23,10 @@
 //
 // # What is run and what is skipped
 //
-// Real servers are started from redis-server and valkey-server on PATH, or from the programs that REDISX_SERVER_BIN lists.
+// Real servers are started from redis-server and valkey-server on PATH, or from the programs that REDISX_SERVER_BIN lists; a
+// directory in it stands for every program in it and in its direct sub-directories.
 // REDISX_TEST_URL names a server to use instead. Where there is none the test is skipped, which is reported once on
-// standard error; REDISX_TEST_REQUIRE=server,cluster,sentinel turns the skips it lists into failures, for CI.
+// standard error; REDISX_TEST_REQUIRE=server,cluster,sentinel,clock turns the skips it lists into failures, for CI.
 //
 // # What the fake is not
 //

@@ -17,6 +17,10 @@ func (c *Cluster) Failover(n *Server) *Server {
 	if !c.own("Failover") || !c.member("Failover", n) {
 		return nil
 	}
+	if c.replicas == 0 {
+		c.fault("Failover: the cluster has no replicas")
+		return nil
+	}
 	var replica, primary *Server
 	err := await("no replica to take over", func() (err error) {
 		replica, primary, err = c.heir(n)
@@ -139,6 +143,9 @@ func (c *Cluster) replaced(old, heir *Server) error {
 				return fmt.Errorf("%s: %w", old.Addr(), err)
 			}
 		}
+	}
+	if _, answers := roles[old.Addr()]; heir != nil && !answers {
+		return fmt.Errorf("%s does not answer", old.Addr())
 	}
 	for _, v := range seen {
 		for slot, o := range v.owners {

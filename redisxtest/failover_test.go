@@ -105,6 +105,7 @@ func TestDeploymentsRefuseToBreakWhatTheyCannot(t *testing.T) {
 		do   func(c *Cluster)
 	}{
 		"failover to a stranger": {"not a node", func(c *Cluster) { c.Failover(d) }},
+		"failover of no replica": {"no replicas", func(c *Cluster) { c.Failover(owner) }},
 		"failover to nil":        {"not a node", func(c *Cluster) { c.Failover(nil) }},
 		"move to a stranger":     {"not a node", func(c *Cluster) { c.MoveSlot("k", d) }},
 		"await of a stranger":    {"not a node", func(c *Cluster) { c.AwaitFailover(d) }},
@@ -229,6 +230,13 @@ func TestSlotWithManyKeysMovesToEitherSideAndStays(t *testing.T) {
 	if to == from {
 		to = c.Nodes()[1]
 	}
+	r := record(t, func(t testing.TB) {
+		mine := *c.deployment
+		mine.t = t
+		(&Cluster{deployment: &mine, cfg: c.cfg}).MoveSlot("{k}", c.Nodes()[2])
+	})
+	require.True(t, r.failed)
+	require.Contains(t, r.text(), "is not a primary")
 	for i := range 6 {
 		start := time.Now()
 		c.MoveSlot("{k}", to)

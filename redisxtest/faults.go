@@ -59,7 +59,7 @@ func (s *Server) begin(method string, endsItself bool, start, end func() error) 
 		if over {
 			return
 		}
-		if in.running() && !in.awake() {
+		if in.isPaused() {
 			s.fault("the end of %s: the server is paused; Resume comes first", method)
 			return
 		}
@@ -161,13 +161,14 @@ func (s *Server) NoReplicas() (end func()) {
 }
 
 // ReadOnly has the server refuse writes with READONLY, as a primary that was demoted does, while it goes on to serve reads. The
-// returned function ends it. The server is a replica of nobody meanwhile and says so in ROLE and INFO; its data and its own
-// replicas stay, what expires is only hidden until the end, and blocked clients get UNBLOCKED.
+// returned function ends it. The server is a replica of nobody meanwhile and says so in ROLE and INFO; its data stays, its own
+// replicas go on to follow it, what expires is only hidden until the end, and blocked clients get UNBLOCKED.
 //
 // A Sentinel takes a primary that says so for down after some 20 s. A Cluster node cannot be made read-only: after
 // [Cluster.Failover] the old primary refuses writes with MOVED. A replica refuses writes anyway.
 func (s *Server) ReadOnly() (end func()) {
 	s.t.Helper()
+	var before settings
 	return s.begin("ReadOnly", false, func() error {
 		if s.instance.cfg.cluster || s.clustered() {
 			return errors.New("a Cluster node cannot be made a replica of nobody; use Failover")
@@ -175,15 +176,19 @@ func (s *Server) ReadOnly() (end func()) {
 		if err := s.mustBePrimary(); err != nil {
 			return err
 		}
-		// Without it the server would refuse reads, too.
-		return succeed(s, []string{"CONFIG", "SET", "replica-serve-stale-data", "yes"}, []string{"CONFIG", "SET", "replica-read-only", "yes"},
-			[]string{"REPLICAOF", "127.0.0.1", nowhere})
-	}, func() error {
-		r, err := askReplication(s)
-		if err != nil || r.primary() || r["master_port"] != nowhere {
-			return err // Sentinels may have made it something else
+		// Without the first the server would refuse reads, too.
+		var err error
+		if before, err = s.configure(settings{{"replica-serve-stale-data", "yes"}, {"replica-read-only", "yes"}}); err != nil {
+			return err
 		}
-		return s.Do("REPLICAOF", "NO", "ONE").Err()
+		return s.Do("REPLICAOF", "127.0.0.1", nowhere).Err()
+	}, func() error {
+		_, undo := s.configure(before)
+		r, err := askReplication(s)
+		if err == nil && !r.primary() && r["master_port"] == nowhere { // Sentinels may have made it something else
+			err = s.Do("REPLICAOF", "NO", "ONE").Err()
+		}
+		return errors.Join(undo, err)
 	})
 }
 
@@ -206,33 +211,47 @@ func (s *Server) mustBePrimary() error {
 // FailSaves has the server refuse writes with MISCONF, as one that cannot save to its disk does. The returned function ends it.
 func (s *Server) FailSaves() (end func()) {
 	s.t.Helper()
-	dump, aside := s.fileOf(dumpFile), s.fileOf(dumpFile+aside)
 	var before settings
-	return s.begin("FailSaves", false, func() (err error) {
-		if err := os.Rename(dump, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+	return s.begin("FailSaves", false, func() error {
+		dump := s.instance.dump()
+		if err := os.Rename(dump, dump+aside); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		// A directory cannot be replaced by the file that was written beside it, whoever the server runs as.
-		if err := os.Mkdir(dump, 0o700); err != nil {
-			return err
+		err := os.Mkdir(dump, 0o700)
+		if err == nil {
+			before, err = s.configure(settings{{"save", "3600 1000000"}, {"stop-writes-on-bgsave-error", "yes"}})
 		}
-		before, err = s.configure(settings{{"save", "3600 1000000"}, {"stop-writes-on-bgsave-error", "yes"}})
+		if err == nil {
+			err = s.bgsave("err")
+		}
 		if err != nil {
-			return err
+			_, undo := s.configure(before)
+			err = errors.Join(err, s.instance.mend(), undo)
 		}
-		return s.bgsave("err")
+		return err
 	}, func() error {
-		if err := os.Remove(dump); err != nil {
+		dump := s.instance.dump()
+		_, statErr := os.Stat(dump + aside)
+		if err := s.instance.mend(); err != nil {
 			return err
 		}
 		err := s.bgsave("ok")
 		_, undo := s.configure(before)
-		file := os.Rename(aside, dump) // over the one just made
-		if errors.Is(file, os.ErrNotExist) {
-			file = os.Remove(dump)
+		err = errors.Join(err, undo)
+		if err == nil && os.IsNotExist(statErr) {
+			err = s.forget()
 		}
-		return errors.Join(err, undo, file)
+		return err
 	})
+}
+
+// forget removes the snapshot of a server that was not to make one: it must not come back after a Kill.
+func (s *Server) forget() error {
+	if save, err := s.setting("save"); err != nil || save != "" {
+		return err
+	}
+	return os.Remove(s.instance.dump())
 }
 
 // bgsave saves in the background until it ends in the way that is wanted.
@@ -263,9 +282,13 @@ const aside = ".aside"
 
 // mend removes what FailSaves has left behind with a server that was killed.
 func (in *instance) mend() error {
-	dump := in.file(dumpFile)
-	if info, err := os.Stat(dump); err != nil || !info.IsDir() {
+	dump := in.dump()
+	info, err := os.Stat(dump)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !info.IsDir() {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if err := os.Remove(dump); err != nil {
 		return err
@@ -274,13 +297,6 @@ func (in *instance) mend() error {
 		return err
 	}
 	return nil
-}
-
-func (s *Server) fileOf(name string) string {
-	if s.instance == nil {
-		return ""
-	}
-	return s.instance.file(name)
 }
 
 // RefuseClients has the server refuse new connections with "ERR max number of clients reached", and so [Server.Do] too. Those
@@ -362,7 +378,7 @@ func (s *Server) SetACL(user string, rules ...string) (end func()) {
 		err = s.Do(append([]string{"ACL", "SETUSER", user}, rules...)...).Err()
 	}
 	if err != nil {
-		s.fault("SetACL: %v", err)
+		s.fault("SetACL: %s", hideSecrets(err.Error(), rules))
 		return nothing
 	}
 	undo := []string{"ACL", "DELUSER", user}
@@ -382,6 +398,16 @@ func (s *Server) SetACL(user string, rules ...string) (end func()) {
 			}
 		})
 	}
+}
+
+// hideSecrets takes out of an error those rules that are passwords or their hashes: a server repeats what it does not like.
+func hideSecrets(text string, rules []string) string {
+	for _, r := range rules {
+		if len(r) > 1 && strings.ContainsRune("><#!", rune(r[0])) {
+			text = strings.ReplaceAll(text, r, r[:1]+"***")
+		}
+	}
+	return text
 }
 
 // run tells starts apart.
@@ -619,8 +645,19 @@ func (s *Server) load(d time.Duration) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
-	dump := s.fileOf(dumpFile)
-	_, statErr := os.Stat(dump)
+	_, statErr := os.Stat(s.instance.dump())
+	l, err := s.loadSlowly(d, prefix, keys)
+	if err != nil {
+		return nil, errors.Join(err, s.Do("DEBUG", "SET-ACTIVE-EXPIRE", "1").Err())
+	}
+	if os.IsNotExist(statErr) {
+		// The server has it open. While it loads it answers this, too.
+		err = s.forget()
+	}
+	return l, err
+}
+
+func (s *Server) loadSlowly(d time.Duration, prefix string, keys int) (*line, error) {
 	n := fillers(d)
 	fill := [][]string{{"DEBUG", "SET-ACTIVE-EXPIRE", "0"}, {"DEBUG", "POPULATE", strconv.Itoa(n), prefix, fillerSize}}
 	for i := range n {
@@ -640,9 +677,9 @@ func (s *Server) load(d time.Duration) (*line, error) {
 		cmds = append(cmds, []string{"CONFIG", "SET", x[0], x[1]})
 	}
 	l, err := s.occupy(d, "LOADING", nil, append(cmds, []string{"DEBUG", "SET-ACTIVE-EXPIRE", "1"}))
-	if err == nil && os.IsNotExist(statErr) {
-		// The server has it open; what the test did not ask to persist must not come back after a Kill.
-		err = os.Remove(dump)
+	if err != nil {
+		_, undo := s.configure(before)
+		err = errors.Join(err, undo)
 	}
 	return l, err
 }

@@ -153,6 +153,52 @@ func TestFaultsThatLastEndByThemselves(t *testing.T) {
 	}
 }
 
+func TestAReadOnlyServerKeepsItsReplicas(t *testing.T) {
+	s := StartServer(t, Config("replica-serve-stale-data", "no"))
+	r := StartReplica(t, s)
+	require.NoError(t, s.Do("SET", "k", "v").Err())
+	before := configurationOf(t, s)
+	end := s.ReadOnly()
+	require.Equal(t, [3]string{"READONLY", "OK", "OK"}, answers(s))
+	end()
+	require.Equal(t, before, configurationOf(t, s))
+	require.NoError(t, await("the replica does not follow", func() error {
+		x, err := askReplication(r)
+		if err != nil {
+			return err
+		}
+		return x.follows(s)
+	}))
+	acks, err := raw(t, s, []string{"SET", "k2", "v"}, []string{"WAIT", "1", "4000"})[1].Int64()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, acks)
+	require.Equal(t, "v", text(t, r.Do("GET", "k")))
+}
+
+func TestFaultsOfAServerThatSaves(t *testing.T) {
+	s := StartServer(t, Config("save", "3600", "1"), Config("dbfilename", "other.rdb"))
+	require.NoError(t, s.Do("SET", "k", "v").Err())
+	require.NoError(t, s.Do("SAVE").Err())
+	require.NoError(t, s.Do("SET", "k2", "v").Err())
+	s.FailSaves()()
+	s.Loading(time.Minute)()
+	s.Kill()
+	s.Restart(true)
+	require.Equal(t, "v", text(t, s.Do("GET", "k")))
+	end := s.FailSaves()
+	require.Equal(t, "MISCONF", answers(s)[0])
+	s.Kill()
+	end()
+	s.Restart(true)
+	require.Equal(t, "v", text(t, s.Do("GET", "k")), "what was saved before is gone")
+}
+
+func TestNoPasswordOfARuleIsPrinted(t *testing.T) {
+	r := record(t, func(t testing.TB) { StartServer(t, OwnProcess()).SetACL("u", "on", "#not-a-hash-but-secret") })
+	require.True(t, r.failed)
+	require.NotContains(t, r.text(), "secret")
+}
+
 func TestFaultsOfClusterNodes(t *testing.T) {
 	c := StartCluster(t, 3, 0)
 	n := c.Node("k")

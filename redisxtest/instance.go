@@ -160,6 +160,12 @@ func (in *instance) awake() bool {
 	return in.process != nil && !in.paused && in.process.running()
 }
 
+func (in *instance) isPaused() bool {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.process != nil && in.paused && in.process.running()
+}
+
 func (in *instance) stop() {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -3,6 +3,7 @@ package redisxtest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -65,41 +66,31 @@ func (c *Cluster) BeginMove(key string, to *Server) *SlotMove {
 }
 
 func (c *Cluster) beginMove(slot uint16, to *Server) (*SlotMove, error) {
-	m := &SlotMove{c: c, slot: slot, to: to}
-	var fromID string
-	err := await("the nodes do not agree", func() error {
-		seen, err := c.agreed()
-		if err != nil {
-			return err
-		}
-		m.from, fromID, m.id = c.byAddr(seen[0].owners[slot]), "", ""
-		for _, v := range seen[0].members {
-			switch {
-			case v.addr == to.Addr() && !containsField(v.flags, "master"):
-				return fmt.Errorf("%s is not a primary", v.addr)
-			case v.addr == to.Addr():
-				m.id = v.id
-			case m.from != nil && v.addr == m.from.Addr():
-				fromID = v.id
-			}
-		}
-		return nil
+	var seen []*view
+	err := await("the nodes do not agree", func() (err error) {
+		seen, err = c.agreed()
+		return err
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	m := &SlotMove{c: c, slot: slot, from: c.byAddr(seen[0].owners[slot]), to: to, id: seen[0].at(to).id}
+	switch {
 	case m.from == nil:
 		return nil, fmt.Errorf("nobody serves slot %d", slot)
 	case m.from.Addr() == to.Addr():
 		return nil, fmt.Errorf("%s serves slot %d already", to.Addr(), slot)
-	case m.id == "" || fromID == "":
-		return nil, fmt.Errorf("%s and %s do not know each other", m.from.Addr(), to.Addr())
+	case !containsField(seen[0].at(to).flags, "master"):
+		return nil, fmt.Errorf("%s is not a primary", to.Addr())
 	}
 	// The new owner opens first: whom the old one sends there must find it open.
-	if err := m.set(m.to, "IMPORTING", fromID); err != nil {
+	if err := m.set(m.to, "IMPORTING", seen[0].at(m.from).id); err != nil {
 		return nil, err
 	}
-	return m, m.set(m.from, "MIGRATING", m.id)
+	if err := m.set(m.from, "MIGRATING", m.id); err != nil {
+		return nil, errors.Join(err, m.set(m.to, "STABLE"))
+	}
+	return m, nil
 }
 
 // agreed returns what the nodes that run say, once they say the same of slots and epoch. Epochs are what matters: a new owner
@@ -219,7 +210,7 @@ func (m *SlotMove) Abort() {
 
 func (m *SlotMove) finish() error {
 	err := await("keys are left", func() error {
-		left, err := m.step(batch)
+		left, err := m.step(math.MaxInt)
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d of them", left)
 		}
