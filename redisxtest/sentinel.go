@@ -30,7 +30,7 @@ const watchers = 3
 
 // StartSentinel starts a primary, its replicas and three Sentinels with a quorum of two, and returns when every replica is
 // in sync and every Sentinel knows of all the others. That takes about 2 s. It ends with the test. Options apply to the
-// primary and its replicas. A primary is taken for down after 1 s. Tests that break nothing share one: [SharedSentinel].
+// primary and its replicas. A primary is taken for down after 2 s. Tests that break nothing share one: [SharedSentinel].
 //
 // Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE lists "sentinel".
 func StartSentinel(t testing.TB, replicas int, opts ...Option) *Sentinel {
@@ -75,7 +75,8 @@ func (s *Sentinel) start() error {
 	}
 	watch := [][]string{
 		{"sentinel", "monitor", masterName, "127.0.0.1", port, "2"},
-		{"sentinel", "down-after-milliseconds", masterName, "1000"},
+		// Twice how often Sentinels ask: one that has just learnt of a primary, on a busy machine, must not take it for down.
+		{"sentinel", "down-after-milliseconds", masterName, "2000"},
 		{"sentinel", "failover-timeout", masterName, "5000"},
 	}
 	if s.cfg.password != "" {
@@ -213,8 +214,8 @@ func (s *Sentinel) replaced(old *Server) (*Server, error) {
 }
 
 // AwaitFailover waits until a replica has taken over from a primary that was killed or paused: every Sentinel that runs names
-// the same other node, which is a primary. It returns that, or nil after failing the test. It takes about 2 s to 3 s, of which
-// 1 s is the time after which a primary is taken for down. The other replicas follow soon, and old 10 s after it is back; see
+// the same other node, which is a primary. It returns that, or nil after failing the test. It takes about 3 s to 4 s, of which
+// 2 s is the time after which a primary is taken for down. The other replicas follow soon, and old 10 s after it is back; see
 // AwaitReady.
 func (s *Sentinel) AwaitFailover(old *Server) *Server {
 	s.t.Helper()
