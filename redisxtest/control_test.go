@@ -1,9 +1,11 @@
 package redisxtest
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,38 +65,45 @@ func TestRestartOfAServerThatPersists(t *testing.T) {
 // A save and a kill after it would lose what comes between the two.
 func TestRestartLosesNoAcknowledgedWrite(t *testing.T) {
 	s := StartServer(t, OwnProcess())
-	var acknowledged, unknown int64
+	const workers = 4
+	var acknowledged, unknown [workers]int64
+	var total atomic.Int64
+	var done atomic.Bool
 	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	ready := make(chan struct{})
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-stop:
-				return
-			default:
+	for w := range workers {
+		wg.Go(func() {
+			for !done.Load() {
+				l, err := s.target().dial()
+				if err != nil {
+					continue // being restarted
+				}
+				for !done.Load() && l.succeed([]string{"INCR", "n" + strconv.Itoa(w)}) == nil {
+					acknowledged[w]++
+					total.Add(1)
+				}
+				unknown[w]++ // the last one
+				l.nc.Close()
 			}
-			if s.Do("INCR", "n").Err() == nil {
-				acknowledged++
-			} else {
-				unknown++
+		})
+	}
+	for range 5 {
+		before := total.Load()
+		require.NoError(t, await("the load stands still", func() error {
+			if total.Load() < before+1000 {
+				return errors.New("still")
 			}
-			if n == 10 {
-				close(ready)
-			}
-		}
-	})
-	<-ready
-	for range 3 {
+			return nil
+		}))
 		s.Restart(true)
 	}
-	close(stop)
+	done.Store(true)
 	wg.Wait()
-	n, err := s.Do("GET", "n").Text()
-	require.NoError(t, err)
-	have, _ := strconv.ParseInt(n, 10, 64)
-	require.GreaterOrEqual(t, have, acknowledged)
-	require.LessOrEqual(t, have, acknowledged+unknown)
+	for w := range workers {
+		have, err := strconv.ParseInt(text(t, s.Do("GET", "n"+strconv.Itoa(w))), 10, 64)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, have, acknowledged[w])
+		require.LessOrEqual(t, have, acknowledged[w]+unknown[w])
+	}
 }
 
 func TestRestartReportsThatItCannotSave(t *testing.T) {

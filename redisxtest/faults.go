@@ -365,39 +365,24 @@ func (s *Server) KillClients(kind string) int {
 // The default user is refused: this package itself comes as that. On a Cluster it is one node that changes.
 func (s *Server) SetACL(user string, rules ...string) (end func()) {
 	s.t.Helper()
-	nothing := func() {}
-	if !s.own("SetACL") {
-		return nothing
-	}
-	if user == "" || user == "default" {
-		s.fault("SetACL(%q): want a user other than the default one, by whom tests control the server", user)
-		return nothing
-	}
-	before, err := s.aclRules(user)
-	if err == nil {
-		err = s.Do(append([]string{"ACL", "SETUSER", user}, rules...)...).Err()
-	}
-	if err != nil {
-		s.fault("SetACL: %s", hideSecrets(err.Error(), rules))
-		return nothing
-	}
-	undo := []string{"ACL", "DELUSER", user}
-	if before != nil {
-		undo = append([]string{"ACL", "SETUSER", user, "reset"}, before...)
-	}
-	var once sync.Once
-	run := s.instance.run()
-	return func() {
-		s.t.Helper()
-		once.Do(func() {
-			if !s.instance.awake() || s.instance.run() != run {
-				return
-			}
-			if err := s.Do(undo...).Err(); err != nil && s.instance.awake() {
-				s.fault("the end of SetACL: %v", err)
-			}
-		})
-	}
+	var undo []string
+	return s.begin("SetACL", true, func() error {
+		if user == "" || user == "default" {
+			return errors.New("want a user other than the default one, by whom tests control the server")
+		}
+		before, err := s.aclRules(user)
+		if err == nil {
+			err = s.Do(append([]string{"ACL", "SETUSER", user}, rules...)...).Err()
+		}
+		if err != nil {
+			return errors.New(hideSecrets(err.Error(), rules))
+		}
+		undo = []string{"ACL", "DELUSER", user}
+		if before != nil {
+			undo = append([]string{"ACL", "SETUSER", user, "reset"}, before...)
+		}
+		return nil
+	}, func() error { return s.Do(undo...).Err() })
 }
 
 // hideSecrets takes out of an error those rules that are passwords or their hashes: a server repeats what it does not like.
@@ -478,10 +463,12 @@ func (s *Server) Busy(d time.Duration) (end func()) {
 		l, err = s.occupy(d, "BUSY", [][]string{{"CONFIG", "SET", "lua-time-limit", "1"}}, [][]string{
 			{"EVAL", "while true do end", "0"}, {"CONFIG", "SET", "lua-time-limit", before},
 		})
-		if err == nil {
-			s.killScriptAfter(d, l)
+		if err != nil {
+			_ = s.Do("SCRIPT", "KILL") // it may have come to run all the same
+			return err
 		}
-		return err
+		s.killScriptAfter(d, l)
+		return nil
 	}, func() error {
 		if err := s.killScript(l); err != nil {
 			return err

@@ -106,7 +106,7 @@ func TestFaultsThatLastEndByThemselves(t *testing.T) {
 		begin func(s *Server, d time.Duration) func()
 	}{"Busy": {"BUSY", (*Server).Busy}, "Loading": {"LOADING", (*Server).Loading}} {
 		t.Run(name, func(t *testing.T) {
-			s := StartServer(t, OwnProcess())
+			s := StartServer(t, TLS(), Password("p w"))
 			r := StartReplica(t, s)
 			for i := range 200 {
 				require.NoError(t, s.Do("SET", "k"+strconv.Itoa(i), "v").Err())
@@ -220,6 +220,10 @@ func TestFaultsOfClusterNodes(t *testing.T) {
 	r := record(t, func(t testing.TB) { s := *n; s.t = t; s.ReadOnly()() })
 	require.True(t, r.failed)
 	require.Contains(t, r.text(), "use Failover")
+	r = record(t, func(t testing.TB) {
+		(&Sentinel{deployment: &deployment{t: t, nodes: c.nodes}}).AwaitFailover(c.nodes[1])
+	})
+	require.Contains(t, r.text(), "not a node that the Sentinels watch")
 	require.NoError(t, n.Do("SET", "k", "v").Err())
 }
 

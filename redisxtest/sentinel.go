@@ -219,7 +219,11 @@ func (s *Sentinel) replaced(old *Server) (*Server, error) {
 // AwaitReady.
 func (s *Sentinel) AwaitFailover(old *Server) *Server {
 	s.t.Helper()
-	if old == nil || !s.own("AwaitFailover") {
+	if !s.own("AwaitFailover") {
+		return nil
+	}
+	if old == nil || !slices.ContainsFunc(s.data(), func(n *Server) bool { return n.instance == old.instance }) {
+		s.fault("AwaitFailover: not a node that the Sentinels watch")
 		return nil
 	}
 	var heir *Server
