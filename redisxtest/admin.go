@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -137,6 +138,23 @@ func (l *line) read(n int) ([]driver.Reply, error) {
 		}
 	}
 	return replies, nil
+}
+
+// succeed sends commands and returns the first error.
+func (l *line) succeed(cmds ...[]string) error {
+	if err := l.send(cmds...); err != nil {
+		return err
+	}
+	replies, err := l.read(len(cmds))
+	if err != nil {
+		return err
+	}
+	for i, r := range replies {
+		if err := r.Err(); err != nil {
+			return fmt.Errorf("%s: %w", strings.Join(cmds[i][:min(2, len(cmds[i]))], " "), err)
+		}
+	}
+	return nil
 }
 
 // readReply reads one RESP2 reply.

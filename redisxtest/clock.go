@@ -178,6 +178,8 @@ func (in *instance) skewed(args []string) ([]string, error) {
 			return nil, err
 		}
 	}
-	return append([]string{"/usr/bin/env", "LD_PRELOAD=" + in.cfg.preload, "FAKETIME_TIMESTAMP_FILE=" + in.file(skewFile), "FAKETIME_NO_CACHE=1",
-		"FAKETIME_DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"}, args...), nil
+	return append([]string{
+		"/usr/bin/env", "LD_PRELOAD=" + in.cfg.preload, "FAKETIME_TIMESTAMP_FILE=" + in.file(skewFile), "FAKETIME_NO_CACHE=1",
+		"FAKETIME_DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1",
+	}, args...), nil
 }

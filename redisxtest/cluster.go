@@ -65,7 +65,10 @@ func newCluster(exe Executable, cfg config, masters, replicas int) *Cluster {
 		own = append(own, []string{"tls-cluster", "yes"})
 	}
 	cfg.settings = append(own, cfg.settings...)
-	return &Cluster{deployment: &deployment{exe: exe}, masters: masters, replicas: replicas, cfg: cfg, voted: map[*instance]time.Time{}, stood: map[*instance]time.Time{}}
+	return &Cluster{
+		deployment: &deployment{exe: exe}, masters: masters, replicas: replicas, cfg: cfg,
+		voted: map[*instance]time.Time{}, stood: map[*instance]time.Time{},
+	}
 }
 
 // start starts the nodes and makes them a cluster.

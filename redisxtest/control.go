@@ -113,7 +113,9 @@ func (in *instance) dump() string { return in.data()[0] }
 
 // data is the files with the keys: the snapshot, the log since version 7, and before.
 func (in *instance) data() []string {
-	set := map[string]string{"dir": in.dir, "dbfilename": "dump.rdb", "appenddirname": "appendonlydir", "appendfilename": "appendonly.aof"}
+	set := map[string]string{
+		"dir": in.dir, "dbfilename": "dump.rdb", "appenddirname": "appendonlydir", "appendfilename": "appendonly.aof",
+	}
 	for _, l := range in.cfg.settings {
 		if name := strings.ToLower(l[0]); len(l) == 2 && set[name] != "" {
 			set[name] = l[1]
@@ -123,7 +125,11 @@ func (in *instance) data() []string {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(in.dir, dir)
 	}
-	return []string{filepath.Join(dir, set["dbfilename"]), filepath.Join(dir, set["appenddirname"]), filepath.Join(dir, set["appendfilename"])}
+	var paths []string
+	for _, name := range []string{"dbfilename", "appenddirname", "appendfilename"} {
+		paths = append(paths, filepath.Join(dir, set[name]))
+	}
+	return paths
 }
 
 // shutdownTimeout is for saving.

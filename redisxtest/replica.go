@@ -20,7 +20,8 @@ func StartReplica(t testing.TB, of *Server, opts ...Option) *Server {
 	}
 	switch {
 	case of.instance == nil:
-		t.Fatalf("redisxtest: StartReplica needs a server of the test's own, but %s names a given server; StartServer with the option OwnProcess skips the test then", EnvURL)
+		t.Fatalf("redisxtest: StartReplica needs a server of the test's own, but %s names a given server; "+
+			"StartServer with the option OwnProcess skips the test then", EnvURL)
 	case of.shared:
 		t.Fatal("redisxtest: StartReplica would disturb the other tests of a shared server; use StartServer")
 	case of.instance.cfg.cluster || of.instance.cfg.watched || of.instance.sentinel:
@@ -99,7 +100,8 @@ func (r replication) reached(primary replication) error {
 // that, it keeps what is new.
 func (r replication) sends(to *Server) error {
 	for name, value := range r {
-		if strings.HasPrefix(name, "slave") && containsField(value, "port="+strconv.Itoa(to.instance.port)) && containsField(value, "state=online") {
+		its := strings.HasPrefix(name, "slave") && containsField(value, "port="+strconv.Itoa(to.instance.port))
+		if its && containsField(value, "state=online") {
 			return nil
 		}
 	}

@@ -102,7 +102,8 @@ func sharedExecutable(t testing.TB, what string, opts []Option) Executable {
 
 // plain reports whether nothing but the program was chosen.
 func (c *config) plain() bool {
-	return !c.tls && !c.unix && !c.inMemory && !c.clock && len(c.settings) == 0 && len(c.users) == 0 && c.password == "" && len(c.faults) == 0
+	return !c.tls && !c.unix && !c.inMemory && !c.clock && c.password == "" &&
+		len(c.settings) == 0 && len(c.users) == 0 && len(c.faults) == 0
 }
 
 // lend is the deployment for one test, which gets the logs from now on if it fails.

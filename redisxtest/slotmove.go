@@ -150,7 +150,8 @@ func (m *SlotMove) step(n int) (left int, err error) {
 		if len(keys) == 0 {
 			break
 		}
-		cmd := []string{"MIGRATE", "127.0.0.1", strconv.Itoa(m.to.instance.port), "", "0", strconv.FormatInt(migrateTimeout.Milliseconds(), 10), "REPLACE"}
+		timeout := strconv.FormatInt(migrateTimeout.Milliseconds(), 10)
+		cmd := []string{"MIGRATE", "127.0.0.1", strconv.Itoa(m.to.instance.port), "", "0", timeout, "REPLACE"}
 		if password := m.c.cfg.password; password != "" {
 			cmd = append(cmd, "AUTH", password)
 		}
