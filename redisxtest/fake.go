@@ -38,6 +38,7 @@ type Fake struct {
 	nextID   int64
 	waiters  []*waiter // in the order they began to block
 	tracks   trackTable
+	streams  map[*streamData]*streamMeta
 	slots    *slotTable // nil unless it is a Cluster
 	offset   time.Duration
 	fail     failure
@@ -106,6 +107,7 @@ func startFake(masters int, opts []Option) (*Fake, error) {
 	f := &Fake{
 		cfg:     cfg,
 		users:   users,
+		streams: map[*streamData]*streamMeta{},
 		conns:   map[int64]*fakeConn{},
 		sockets: map[*fakeConn]struct{}{},
 		tracks:  newTrackTable(),

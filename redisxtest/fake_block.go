@@ -72,7 +72,11 @@ func (f *Fake) attempt(c *fakeConn, name string, args []string) (out []byte, blo
 	case "BLMPOP":
 		if _, ok := blockTimeout(name, args); !ok {
 			r := &reply{resp: c.resp}
-			r.errorf("ERR timeout is not a float or out of range")
+			if n, ok := luaNumber(args[1]); ok && n < 0 {
+				r.errorf("ERR timeout is negative")
+			} else {
+				r.errorf("ERR timeout is not a float or out of range")
+			}
 			return r.b, true, true
 		}
 		out = f.data(c, "LMPOP", append([]string{"LMPOP"}, args[2:]...))
@@ -88,6 +92,13 @@ func (f *Fake) attempt(c *fakeConn, name string, args []string) (out []byte, blo
 		}
 	default:
 		return nil, false, false
+	}
+
+	if answer, _ := f.check(c, name, args); len(answer) > 0 {
+		return answer, true, true
+	}
+	if name == "XREADGROUP" {
+		defer f.groupReads(c, args)()
 	}
 
 	// Inside a transaction miniredis tries a blocking command once.

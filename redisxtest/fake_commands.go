@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // command answers one command of a client. Fake.mu is held.
@@ -46,6 +47,10 @@ var localCommands = map[string]command{
 	"PUBLISH": (*Fake).cmdPublish, "SPUBLISH": (*Fake).cmdSpublish, "PUBSUB": (*Fake).cmdPubsub,
 
 	"SCAN": (*Fake).cmdScan,
+	"TTL":  ttlCommand(false, time.Second), "PTTL": ttlCommand(false, time.Millisecond),
+	"EXPIRETIME": ttlCommand(true, time.Second), "PEXPIRETIME": ttlCommand(true, time.Millisecond),
+	"XSETID": (*Fake).cmdXSetID,
+	"XGROUP": (*Fake).cmdXGroup, "XINFO": (*Fake).cmdXInfo, "XCLAIM": (*Fake).cmdXClaim, "XAUTOCLAIM": (*Fake).cmdXAutoClaim,
 	"EVAL": (*Fake).cmdEval, "EVALSHA": (*Fake).cmdEval, "EVAL_RO": (*Fake).cmdEval, "EVALSHA_RO": (*Fake).cmdEval, "SCRIPT": (*Fake).cmdScript,
 }
 
@@ -93,6 +98,10 @@ func (f *Fake) cmdCommand(_ *fakeConn, args []string, r *reply) {
 	}
 	switch sub {
 	case "COUNT":
+		if len(args) > 2 {
+			r.wrongArity("command|count")
+			return
+		}
 		r.int(len(names))
 	case "LIST":
 		r.array(len(names))

@@ -51,6 +51,9 @@ func newEngine() (*engine, error) {
 	_, err1 := private[map[string]time.Duration](db, "ttl")
 	_, err2 := private[map[string]uint](db, "keyVersion")
 	_, err3 := private[map[string]string](db, "keys")
+	if f := reflect.ValueOf(db).Elem().FieldByName("streamKeys"); !f.IsValid() || !sameLayout(f.Type(), reflect.TypeFor[map[string]*streamData](), nil) {
+		return nil, errLayout
+	}
 	for _, err := range []error{err1, err2, err3} {
 		if err != nil {
 			return nil, err
@@ -66,6 +69,42 @@ func private[T, S any](s *S, field string) (*T, error) {
 		return nil, fmt.Errorf("this version of miniredis has no %s %s in %T", field, reflect.TypeFor[T](), *s)
 	}
 	return (*T)(unsafe.Pointer(f.UnsafeAddr())), nil
+}
+
+// streamsOf returns the streams of a database, whose layout newEngine has checked.
+func streamsOf(db *miniredis.RedisDB) *map[string]*streamData {
+	return (*map[string]*streamData)(unsafe.Pointer(reflect.ValueOf(db).Elem().FieldByName("streamKeys").UnsafeAddr()))
+}
+
+// sameLayout reports whether values of two types are the same in memory, fields by name.
+func sameLayout(a, b reflect.Type, seen map[reflect.Type]bool) bool {
+	if a == b || seen[a] {
+		return true
+	}
+	if a.Kind() != b.Kind() {
+		return false
+	}
+	if seen == nil {
+		seen = map[reflect.Type]bool{}
+	}
+	seen[a] = true
+	switch a.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		return sameLayout(a.Elem(), b.Elem(), seen)
+	case reflect.Map:
+		return a.Key() == b.Key() && sameLayout(a.Elem(), b.Elem(), seen)
+	case reflect.Struct:
+		if a.NumField() != b.NumField() {
+			return false
+		}
+		for i := range a.NumField() {
+			if x, y := a.Field(i), b.Field(i); x.Name != y.Name || x.Offset != y.Offset || !sameLayout(x.Type, y.Type, seen) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // field is private for the maps that newEngine has checked.
@@ -131,6 +170,16 @@ func (e *engine) expires(db int, key string) bool {
 	}
 	_, ok := e.ttls(d)[key]
 	return ok
+}
+
+// expiry tells when a key expires, if it exists and has a TTL.
+func (e *engine) expiry(k dbKey) (at time.Time, exists, volatile bool) {
+	d := (*e.dbs)[k.db]
+	if d == nil || e.kind(k.db, k.key) == "" {
+		return time.Time{}, false, false
+	}
+	ttl, ok := e.ttls(d)[k.key]
+	return e.last.Add(ttl), true, ok
 }
 
 // volatile reports whether any key has a TTL.
@@ -204,5 +253,9 @@ func (e *engine) run(p *server.Peer, b *engineBuffer, args ...string) (out []byt
 	}()
 	e.srv.Dispatch(p, args)
 	_ = b.w.Flush()
-	return b.buf.Bytes()
+	out = b.buf.Bytes()
+	if end := skipReply(out, 0); end > 0 { // miniredis answers some commands on keys of another type twice
+		out = out[:end]
+	}
+	return out
 }

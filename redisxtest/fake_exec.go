@@ -153,12 +153,29 @@ func (f *Fake) exec(c *fakeConn, name string, args []string, r *reply) {
 }
 
 // data has miniredis run a command, with its answers to the newer protocol and its error texts put right.
-func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
+func (f *Fake) data(c *fakeConn, name string, args []string) (out []byte) {
+	var answer []byte
+	if answer, args = f.check(c, name, args); len(answer) > 0 {
+		return answer
+	}
 	c.peer.Resp3 = c.resp == 3
 	if !f.commands[name].has("readonly") {
 		f.tracks.wrote = true
 	}
 	switch name {
+	case "XREADGROUP":
+		if out, ok := f.history(c, args); ok {
+			return out
+		}
+		defer f.groupReads(c, args)()
+	case "XADD":
+		defer func() {
+			if s := f.eng.stream(dbKey{c.db, args[1]}); s != nil && len(out) > 0 && out[0] == '$' && !isNull(out) {
+				f.added(s)
+			}
+		}()
+	case "XDEL":
+		defer f.deletes(dbKey{c.db, args[1]}, args[2:])()
 	case "FLUSHALL", "FLUSHDB":
 		f.tracks.flush(c.node)
 		if len(args) == 2 && strings.EqualFold(args[1], "SYNC") {
@@ -173,7 +190,14 @@ func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
 			f.touch(dbKey{c.db, args[1]})
 		}
 	}
-	out := f.eng.run(c.peer, &c.buf, args...)
+	out = f.eng.run(c.peer, &c.buf, args...)
+	if storesEmpty[name] && string(out) == ":0\r\n" {
+		f.eng.run(c.peer, &c.buf, "DEL", args[1])
+		return []byte(":0\r\n")
+	}
+	if string(out) == "-ERR at least 1 input key is needed for ZUNIONSTORE/ZINTERSTORE\r\n" {
+		return []byte("-ERR at least 1 input key is needed for '" + strings.ToLower(name) + "' command\r\n")
+	}
 	if text, ok := strings.CutPrefix(string(out), "-ERR invalid expire time in "); ok {
 		return []byte("-ERR invalid expire time in '" + strings.TrimSpace(text) + "' command\r\n")
 	}
@@ -184,6 +208,7 @@ func (f *Fake) data(c *fakeConn, name string, args []string) []byte {
 		if name == "XREAD" || name == "XREADGROUP" {
 			return streamsMap(out)
 		}
+		return asRESP3(name, args, out)
 	}
 	return out
 }

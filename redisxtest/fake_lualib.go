@@ -242,6 +242,10 @@ func luaToNumber(l *lua.LState) int {
 // luaPCall hands on the text of an error that redis.call raised, as the server's does.
 func luaPCall(l *lua.LState) int {
 	l.CheckAny(1)
+	library := false // called by pcall itself, it has no line to tell
+	if fn, ok := l.Get(1).(*lua.LFunction); ok {
+		library = fn.IsG && len(fn.Upvalues) == 0
+	}
 	err := l.PCall(l.GetTop()-1, lua.MultRet, nil)
 	if err == nil {
 		l.Insert(lua.LTrue, 1)
@@ -252,6 +256,9 @@ func luaPCall(l *lua.LState) int {
 		if text, ok := t.RawGetString("err").(lua.LString); ok {
 			v = text
 		}
+	}
+	if s, ok := v.(lua.LString); ok && library {
+		v = lua.LString(linePrefix.ReplaceAllString(string(s), ""))
 	}
 	l.SetTop(0)
 	l.Push(lua.LFalse)

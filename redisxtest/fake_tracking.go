@@ -293,7 +293,7 @@ func (t *tracking) join(old *tracking) (fault string) {
 	case t.broadcast && (t.optIn || t.optOut):
 		return "OPTIN and OPTOUT are not compatible with BCAST"
 	case t.optIn && t.optOut:
-		return "You can't use both OPTIN and OPTOUT"
+		return "You can't specify both OPTIN mode and OPTOUT mode"
 	case old != nil && (old.optIn && t.optOut || old.optOut && t.optIn):
 		return "You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode."
 	}
