@@ -7,12 +7,14 @@
 //		})
 //	}
 //
-// [NewFake] is for unit tests: it starts in a millisecond, its clock can be moved, and it fails on command.
+// [NewFake] is for unit tests: it starts in a millisecond, its clock can be moved, and it fails on command; [NewFakeCluster] is
+// several of them as a Redis Cluster.
 // [StartServer] is a real process of the test's own, which can be paused, killed and restarted, and made to fail in the ways
 // that servers fail: without memory, read-only, loading, busy, with a wrong clock. [StartReplica] adds a replica to it.
 // [StartCluster] and [StartSentinel] start deployments out of plain processes, which fail over and move slots.
 // [SharedServer], [SharedCluster] and [SharedSentinel] are one per test program, for tests that break nothing; [Prefix] keeps
-// those apart. Package chaos puts faults between a client and any driver.
+// those apart. Package chaos puts faults between a client and any driver, on the
+// wire to any server, and on servers at set times; module containers starts versions that are not installed.
 //
 // # Checks
 //
@@ -26,11 +28,11 @@
 // Real servers are started from redis-server and valkey-server on PATH, or from the programs that REDISX_SERVER_BIN lists; a
 // directory in it stands for every program in it and in its direct sub-directories.
 // REDISX_TEST_URL names a server to use instead. Where there is none the test is skipped, which is reported once on
-// standard error; REDISX_TEST_REQUIRE=server,cluster,sentinel,clock turns the skips it lists into failures, for CI.
+// standard error; REDISX_TEST_REQUIRE=server,cluster,sentinel,container,clock turns the skips it lists into failures, for CI.
 //
 // # What the fake is not
 //
-// The fake is one server without replicas, Cluster, modules, functions or persistence, and its Lua is an imitation: number
-// formatting, cjson and error texts differ in places, and cmsgpack, struct and bit are missing. A command it lacks is an
-// error and never a guess. Whatever must hold in production is tested on a real server too, which is what Each does.
+// The fake has no replicas, modules, functions or persistence. A command or an option it lacks is an error and never a
+// guess; in scripts, cmsgpack and struct are missing and some errors are worded differently. Whatever must hold in production
+// is tested on a real server too, which is what Each does.
 package redisxtest

@@ -19,9 +19,14 @@ import (
 // Fake is an in-process server that go-redis and rueidis use over TCP without being told. It runs one command at a time
 // like the real one, in RESP2 and RESP3. It is safe for concurrent use.
 //
-// Data commands and Lua are miniredis; connections, transactions, blocking, Pub/Sub, CLIENT TRACKING, expiry and the
-// commands that describe the server are the Fake's own. It calls itself redis 7.2.0. What it lacks it refuses as unknown
-// command: functions, Cluster, replication, most of ACL, modules.
+// Data commands are miniredis; connections, transactions, blocking, Pub/Sub, CLIENT TRACKING, expiry, scripts, consumer
+// groups and the commands that describe the server are the Fake's own. It calls itself redis 7.2.0. What it lacks it
+// refuses with an error: functions, replication, most of ACL, modules, TTLs of hash fields, SORT, OBJECT but for IDLETIME.
+// [NewFakeCluster] is a Cluster of such servers.
+//
+// A script that does not end makes others see BUSY after 5 s of wall clock, or what CONFIG SET busy-reply-threshold says;
+// SCRIPT KILL ends it, and Close ends any. In a testing/synctest bubble only Close does, since no time passes meanwhile.
+// Blocking commands in scripts are refused, as Redis 7.0 does. cmsgpack and struct are missing.
 //
 // Time is the wall clock until [Fake.Advance] moves it. An expired key is gone for every command that comes after, and
 // clients that track it are told at that command, when Advance passes the moment, or about 20 ms after it.
@@ -327,7 +332,7 @@ func (f *Fake) Advance(d time.Duration) {
 
 // FailNext answers the next n commands with an error reply of that text, such as "LOADING Redis is loading the dataset in
 // memory", without running them. With names, only those commands fail and count. What clients send by themselves (HELLO,
-// AUTH, SELECT, CLIENT, PING, COMMAND, CLUSTER, READONLY) fails only if it is named. A later call replaces an earlier
+// AUTH, SELECT, CLIENT, PING, COMMAND, CLUSTER, READONLY, ASKING) fails only if it is named. A later call replaces an earlier
 // one; n = 0 ends it. If none of them comes before a test ends, the test fails.
 func (f *Fake) FailNext(n int, text string, commands ...string) {
 	f.mu.Lock()

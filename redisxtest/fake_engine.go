@@ -76,7 +76,7 @@ func streamsOf(db *miniredis.RedisDB) *map[string]*streamData {
 	return (*map[string]*streamData)(unsafe.Pointer(reflect.ValueOf(db).Elem().FieldByName("streamKeys").UnsafeAddr()))
 }
 
-// sameLayout reports whether values of two types are the same in memory, fields by name.
+// sameLayout reports whether values of two types are the same in memory, fields by name but for those that b does not use.
 func sameLayout(a, b reflect.Type, seen map[reflect.Type]bool) bool {
 	if a == b || seen[a] {
 		return true
@@ -98,7 +98,7 @@ func sameLayout(a, b reflect.Type, seen map[reflect.Type]bool) bool {
 			return false
 		}
 		for i := range a.NumField() {
-			if x, y := a.Field(i), b.Field(i); x.Name != y.Name || x.Offset != y.Offset || !sameLayout(x.Type, y.Type, seen) {
+			if x, y := a.Field(i), b.Field(i); x.Name != y.Name && y.Name != "_" || x.Offset != y.Offset || !sameLayout(x.Type, y.Type, seen) {
 				return false
 			}
 		}

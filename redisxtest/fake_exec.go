@@ -72,7 +72,7 @@ var runsInMulti = map[string]bool{
 
 // selfMade are commands that client libraries send by themselves: see FailNext.
 var selfMade = map[string]bool{
-	"HELLO": true, "AUTH": true, "SELECT": true, "CLIENT": true, "PING": true, "COMMAND": true, "CLUSTER": true, "READONLY": true,
+	"HELLO": true, "AUTH": true, "SELECT": true, "CLIENT": true, "PING": true, "COMMAND": true, "CLUSTER": true, "READONLY": true, "ASKING": true,
 }
 
 // refuse answers commands that may not run, and reports whether it did.

@@ -13,7 +13,7 @@ import (
 // newLua makes a machine with the libraries and names that scripts have. Names that a script does not know, and writing
 // to what is not its own, are errors.
 func newLua(run *scriptRun) *lua.LState {
-	l := lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 2048, RegistryGrowStep: 4096, RegistryMaxSize: 1 << 18, CallStackSize: 200})
+	l := lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 512, RegistryGrowStep: 4096, RegistryMaxSize: 1 << 18, CallStackSize: 200, MinimizeStackMemory: true})
 	for _, lib := range []struct {
 		name string
 		open lua.LGFunction
@@ -77,7 +77,7 @@ func newLua(run *scriptRun) *lua.LState {
 	}
 	g.RawSetString("redis", api)
 
-	// The functions of the script see names through a table that cannot be written to.
+	// Scripts see names and libraries through tables that cannot be written to, and have nothing of their own to list.
 	readonly := l.NewFunction(func(l *lua.LState) int {
 		l.RaiseError("Attempt to modify a readonly table")
 		return 0
@@ -89,18 +89,23 @@ func newLua(run *scriptRun) *lua.LState {
 		return 0
 	}))
 	g.Metatable = missing
-	locked := l.NewTable()
-	locked.RawSetString("__newindex", readonly)
-	run.locked = map[*lua.LTable]bool{g: true}
-	for _, lib := range []*lua.LTable{str, tab, bits, json, api, clock, maths} {
-		lib.Metatable, run.locked[lib] = locked, true
+	run.locked = map[*lua.LTable]bool{}
+	locked := func(behind *lua.LTable) *lua.LTable {
+		t, m := l.NewTable(), l.NewTable()
+		m.RawSetString("__index", behind)
+		m.RawSetString("__newindex", readonly)
+		m.RawSetString("__metatable", lua.LNil)
+		t.Metatable, run.locked[t] = m, true
+		return t
 	}
-	names := l.NewTable()
-	behind := l.NewTable()
-	behind.RawSetString("__index", g)
-	behind.RawSetString("__newindex", readonly)
-	names.Metatable = behind
-	run.names = names
+	for name, lib := range map[string]*lua.LTable{
+		lua.StringLibName: str, lua.TabLibName: tab, lua.MathLibName: maths, "bit": bits, "cjson": json, "redis": api, "os": clock,
+	} {
+		g.RawSetString(name, locked(lib))
+	}
+	str.RawSetString("__index", g.RawGetString(lua.StringLibName))
+	run.names = locked(g)
+	g.RawSetString("_G", run.names)
 	return l
 }
 

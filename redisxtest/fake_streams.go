@@ -21,7 +21,7 @@ type (
 		entries         []miniredis.StreamEntry
 		groups          map[string]*groupData
 		lastAllocatedID string
-		mu              sync.Mutex
+		_               sync.Mutex
 	}
 	groupData struct {
 		stream    *streamData
@@ -109,10 +109,21 @@ func (s *streamData) find(id streamID) *miniredis.StreamEntry {
 	return &s.entries[i]
 }
 
-// meta returns what is known about a stream, nil if there is none.
+// meta returns what is known about a stream.
 func (f *Fake) meta(s *streamData) *streamMeta {
 	m := f.streams[s]
 	if m == nil {
+		if len(f.streams) >= 1000 { // forget those that are gone
+			live := map[*streamData]*streamMeta{}
+			for _, db := range *f.eng.dbs {
+				for _, o := range *streamsOf(db) {
+					if f.streams[o] != nil {
+						live[o] = f.streams[o]
+					}
+				}
+			}
+			f.streams = live
+		}
 		m = &streamMeta{added: len(s.entries), read: map[string]int{}}
 		f.streams[s] = m
 	}

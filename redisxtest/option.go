@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Option changes how a server is started. StartServer takes all of them, NewFake and StartFake only Password and User.
+// Option changes how a server is started. StartServer takes all but InMemory, fakes only Password, User and InMemory.
 type Option interface {
 	EachOption
 	apply(*config)
