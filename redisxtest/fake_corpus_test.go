@@ -43,7 +43,7 @@ func TestFakeAnswersLikeRealServers(t *testing.T) {
 			for _, resp := range []string{"2", "3"} {
 				met := map[string]bool{}
 				for file, lines := range readCorpus(t) {
-					compare(t, exe, resp, file, lines, known, met, s.Addr())
+					compareCorpus(t, exe, resp, file, lines, known, met, s.Addr())
 				}
 				for _, k := range known {
 					if k.applies(exe, resp) && !met[k.file+": "+k.command] {
@@ -183,7 +183,7 @@ func older(a, b string) bool {
 	return false
 }
 
-func compare(t *testing.T, exe Executable, resp, file string, lines []corpusLine, known []corpusLine, met map[string]bool, addr string) {
+func compareCorpus(t *testing.T, exe Executable, resp, file string, lines []corpusLine, known []corpusLine, met map[string]bool, addr string) {
 	t.Helper()
 	f := NewFake(t)
 	var both [2]*talker
@@ -285,7 +285,7 @@ func (l corpusLine) same(a, b frame) bool {
 		case "shape":
 			a, b = shape(a), shape(b)
 		case "code":
-			a, b = code(a), code(b)
+			a, b = codeOnly(a), codeOnly(b)
 		}
 	}
 	return a.String() == b.String()
@@ -322,7 +322,7 @@ func shape(f frame) frame {
 	return g
 }
 
-func code(f frame) frame {
+func codeOnly(f frame) frame {
 	if f.kind == '-' {
 		f.text, _, _ = strings.Cut(f.text, " ")
 	}
