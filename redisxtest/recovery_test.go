@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,7 +174,8 @@ func (l *load) end() (lost int) {
 			}
 		}
 	}
-	l.t.Logf("%s: %d acknowledged, of these %d lost with a primary, %d in doubt, %d not done", l.name, count[acknowledged], lost, count[doubtful], count[notDone])
+	l.t.Logf("%s: no write succeeds for %s at most; %d acknowledged, of these %d lost with a primary, %d in doubt, %d not done", l.name,
+		l.pause().Round(time.Millisecond), count[acknowledged], lost, count[doubtful], count[notDone])
 	if len(faults) > 0 {
 		l.t.Errorf("%s: %d faults, such as\n%s", l.name, len(faults), strings.Join(faults[:min(len(faults), 10)], "\n"))
 	}
@@ -181,6 +183,21 @@ func (l *load) end() (lost int) {
 		l.t.Errorf("%s: no write was acknowledged", l.name)
 	}
 	return lost
+}
+
+// pause is the longest time in which no write succeeded.
+func (l *load) pause() (longest time.Duration) {
+	var last time.Time
+	for _, w := range slices.SortedFunc(slices.Values(l.writes), func(a, b write) int { return a.done.Compare(b.done) }) {
+		if w.was != acknowledged {
+			continue
+		}
+		if !last.IsZero() {
+			longest = max(longest, w.done.Sub(last))
+		}
+		last = w.done
+	}
+	return longest
 }
 
 // openAll opens a deployment with each driver.
