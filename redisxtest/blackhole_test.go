@@ -17,18 +17,21 @@ import (
 	"github.com/go-redisx/redisx/redisxtest/chaos"
 )
 
+// dialled opens each driver with the dialer of a proxy.
+var dialled = map[string]func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error){
+	"goredis": func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error) {
+		return opened(goredisdriver.Open(ctx, url, goredisdriver.WithDialer(px.Dial)))
+	},
+	"rueidis": func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error) {
+		return opened(rueidisdriver.Open(ctx, url, rueidisdriver.WithDialer(px.Dial)))
+	},
+}
+
 // A node of a Cluster that swallows everything, as behind a broken switch, must cost its own keys alone.
 func TestBlackHoledNodeStallsNoOther(t *testing.T) {
 	apart(t, func(t *testing.T) {
 		c := StartCluster(t, 3, 0, patient)
-		for name, open := range map[string]func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error){
-			"goredis": func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error) {
-				return opened(goredisdriver.Open(ctx, url, goredisdriver.WithDialer(px.Dial)))
-			},
-			"rueidis": func(ctx context.Context, url string, px *chaos.Proxy) (driver.Driver, error) {
-				return opened(rueidisdriver.Open(ctx, url, rueidisdriver.WithDialer(px.Dial)))
-			},
-		} {
+		for name, open := range dialled {
 			t.Run(name, func(t *testing.T) {
 				px := chaos.NewDialer(t)
 				d, err := open(t.Context(), c.URL(), px)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-redisx/redisx/core/driver"
+	"github.com/go-redisx/redisx/redisxtest/chaos"
 )
 
 // These tests show what the maintained drivers do while servers fail over and slots move: how long they take, that nothing is
@@ -286,6 +287,25 @@ func TestFailoverUnderLoad(t *testing.T) {
 			})
 		})
 	})
+}
+
+// A server that goes on after a reply was lost has what was applied already: a driver that sends a write again shows here, and
+// not where a primary is replaced, which takes with it what nobody heard of.
+func TestLostRepliesUnderLoad(t *testing.T) {
+	s := StartServer(t)
+	for name, open := range dialled {
+		t.Run(name, func(t *testing.T) {
+			px := chaos.NewDialer(t, chaos.On("INCR").P(0.02).LoseReply(), chaos.On("EVALSHA").P(0.02).LoseReply())
+			d, err := open(t.Context(), s.URL(), px)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, d.Close()) }()
+			l := startLoad(t, name, d, func(int) string { return "x" })
+			eventually(t, "few replies are lost", func() bool { return len(px.Log()) >= 50 })
+			if lost := l.end(); lost > 0 {
+				t.Errorf("%d acknowledged writes are lost", lost)
+			}
+		})
+	}
 }
 
 // patient keeps a machine that stalls for seconds from a failover that nobody asked for, which may lose writes.
