@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -381,4 +382,74 @@ func TestAServerThatDoesNotStartSaysWhy(t *testing.T) {
 		t.Errorf("failed %v, skipped %v, after %v: %s", r.failed, r.skipped, time.Since(begin), r.text)
 	}
 	t.Logf("after %v: %s", time.Since(begin), r.text)
+}
+
+// What is waited for is an answer, not a line of a log that may be elsewhere or quiet.
+func TestAServerWithAQuietLogStarts(t *testing.T) {
+	local(t, images[0].image)
+	s := StartRedis(t, images[0].image, Config("loglevel", "warning"))
+	use(t, s.URL())
+}
+
+func TestAPasswordThatWasSetBesideIsRefusedAtOnce(t *testing.T) {
+	local(t, images[0].image)
+	r := record(t, func(t testing.TB) { StartRedis(t, images[0].image, Config("requirepass", "hidden")) })
+	if !r.failed || !strings.Contains(r.text, "NOAUTH") || strings.Contains(r.text, "hidden") {
+		t.Errorf("failed %v: %s", r.failed, r.text)
+	}
+}
+
+func TestPasswordsOfAnyCharacters(t *testing.T) {
+	local(t, images[1].image)
+	for _, p := range []string{`p@ss:/#?&%41"' \x`, "--x", "$(id) ü\n"} {
+		s := StartRedis(t, images[1].image, Password(p))
+		use(t, s.URL())
+	}
+}
+
+// A server may end by itself, or be in the middle of a save.
+func TestAServerThatEndedOrSavesCanBeRestarted(t *testing.T) {
+	local(t, images[1].image)
+	s := StartRedis(t, images[1].image, Config("rdb-key-save-delay", "500000"))
+	keys := func(when string, want int64) {
+		t.Helper()
+		if n, err := s.Do("DBSIZE").Int64(); err != nil || n != want {
+			t.Errorf("%s: %d keys, %v; want %d", when, n, err, want)
+		}
+	}
+	for _, k := range []string{"a", "b"} {
+		if err := s.Do("SET", k, "v").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Do("BGSAVE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart(true)
+	keys("restarted during a save", 2)
+	s.Do("SHUTDOWN", "NOSAVE")
+	s.Kill()
+	s.Restart(true)
+	keys("ended by itself", 2)
+	s.Kill()
+	s.Restart(false)
+	keys("without its data", 0)
+	s.Kill()
+	s.Restart(true)
+	keys("what Restart(false) removed is not back", 0)
+}
+
+func TestAChangeMayMeetTheEndOfItsTest(t *testing.T) {
+	local(t, images[0].image)
+	var wg sync.WaitGroup
+	t.Run("paused", func(t *testing.T) {
+		s := StartRedis(t, images[0].image)
+		s.Pause()
+		wg.Go(func() {
+			for s.Container() != nil {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	})
+	wg.Wait()
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -81,7 +80,8 @@ const ownerLabel = "redisxtest.owner"
 var owner = sync.OnceValue(func() string {
 	host, _ := os.Hostname()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return fmt.Sprintf("%s %s/%d/%s", host, strings.TrimSpace(string(boot)), os.Getpid(), started(os.Getpid()))
+	space, _ := os.Readlink("/proc/self/ns/pid") // a container may have the host's name, and has numbers of its own
+	return fmt.Sprintf("%s %s %s/%d/%s", host, strings.TrimSpace(string(boot)), space, os.Getpid(), started(os.Getpid()))
 })
 
 // started tells when a process of this machine began, in the kernel's words, or "" if that cannot be known.
@@ -108,7 +108,7 @@ func gone(label string) bool {
 	if err != nil || pid <= 0 {
 		return false
 	}
-	return syscall.Kill(pid, 0) == syscall.ESRCH || started(pid) != parts[2]
+	return ended(pid) || started(pid) != parts[2]
 }
 
 var swept sync.Once

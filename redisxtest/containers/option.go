@@ -18,7 +18,8 @@ type config struct {
 	err      error
 }
 
-// TLS makes the server speak TLS only, with a certificate for localhost and 127.0.0.1 of an authority made for this server.
+// TLS makes the server speak TLS only, with a certificate for localhost, 127.0.0.1 and the host of [Server.Addr], of an
+// authority made for this server.
 // [Server.URL] then is rediss:// with the parameter ca; [Server.ClientCertURL] has a client certificate too.
 func TLS() Option { return func(c *config) { c.tls = true } }
 

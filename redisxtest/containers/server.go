@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,7 +89,7 @@ func start(t testing.TB, image string, opts []Option) *Server {
 	// t.TempDir fails a test that cannot remove it; it has the certificates alone.
 	if cfg.tls {
 		s.tlsDir = t.TempDir()
-		if err := certificate.Provide(s.tlsDir, ""); err != nil {
+		if err := certificate.ProvideFor(s.tlsDir, e.host); err != nil {
 			t.Fatalf("redisxtest/containers: certificates: %v", err)
 		}
 	}
@@ -112,8 +113,11 @@ func (s *Server) run(ctx context.Context, image string, cfg config) error {
 			s.ctr = ctr.Container
 		}
 		if err == nil {
+			err = s.ready(ctx)
+		}
+		if err == nil {
 			s.t.Cleanup(s.remove)
-			return s.ready(ctx)
+			return nil
 		}
 		if s.ctr != nil {
 			err = fmt.Errorf("%w; its log:\n%s", err, s.log())
@@ -152,6 +156,11 @@ func (s *Server) customizers(cfg config) []testcontainers.ContainerCustomizer {
 		}
 	}
 	list = append(list, testcontainers.WithCmdArgs(append(args, cfg.args...)...))
+	// Not the line of the log that the redis module waits for: ready asks the server, whatever its loglevel and logfile are.
+	list = append(list, testcontainers.CustomizeRequestOption(func(r *testcontainers.GenericContainerRequest) error {
+		r.WaitingFor = nil
+		return nil
+	}))
 	return append(list, cfg.custom...)
 }
 
@@ -173,12 +182,18 @@ func hint(err error) string {
 	return ""
 }
 
-// ready waits until the server answers, which it does last of all.
+// ready waits until the server answers, which it does last of all. One that ended, or lets nobody in, never will.
 func (s *Server) ready(ctx context.Context) error {
 	for {
 		err := s.do(ctx, "PING").Err()
 		if err == nil {
 			return nil
+		}
+		if refused, ok := errors.AsType[*driver.ServerError](err); ok && slices.Contains([]string{"NOAUTH", "WRONGPASS", "NOPERM"}, refused.Code()) {
+			return err
+		}
+		if running, err := s.running(ctx, s.engine.Client(), s.ctr.GetContainerID()); err == nil && !running {
+			return errors.New("the server ended")
 		}
 		select {
 		case <-ctx.Done():
@@ -200,6 +215,8 @@ func (s *Server) remove() {
 
 // discard kills at once: a server that is paused cannot end by itself, and there is nothing to save.
 func (s *Server) discard() error {
+	s.mu.Lock() // a Schedule's call may be under way
+	defer s.mu.Unlock()
 	if s.ctr == nil {
 		return nil
 	}
@@ -227,7 +244,11 @@ func (s *Server) log() string {
 }
 
 // Container is the container itself, for what this package does not cover.
-func (s *Server) Container() testcontainers.Container { return s.ctr }
+func (s *Server) Container() testcontainers.Container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctr
+}
 
 // Addr returns host:port as seen from here. It stays the same over Kill and Restart.
 func (s *Server) Addr() string { return net.JoinHostPort(s.engine.host, strconv.Itoa(s.port)) }
@@ -317,43 +338,67 @@ func (s *Server) kill(ctx context.Context, cli client.APIClient, id string) erro
 	if err := s.resume(ctx, cli, id); err != nil { // a frozen process does not die
 		return err
 	}
+	// The engine refuses to kill what ended by itself, such as by SHUTDOWN.
 	if _, err := cli.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
-		return err
+		if running, failed := s.running(ctx, cli, id); failed != nil || running {
+			return err
+		}
 	}
+	return s.ended(ctx, cli, id)
+}
+
+func (s *Server) running(ctx context.Context, cli client.APIClient, id string) (bool, error) {
+	st, err := cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return false, err
+	}
+	return st.Container.State.Running, nil
+}
+
+// ended waits for the end of the server.
+func (s *Server) ended(ctx context.Context, cli client.APIClient, id string) error {
 	for {
-		st, err := cli.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		running, err := s.running(ctx, cli, id)
 		if err != nil {
 			return err
 		}
-		if !st.Container.State.Running {
+		if !running {
 			s.stopped = true
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("the server does not end: %w", ctx.Err())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-// Restart starts the server again on the same address, and kills it first if it runs. With keepData a running server saves
-// its keys before; one that was killed has what its configuration persisted. Without, it has no keys.
+// Restart starts the server again on the same address, and ends it first if it runs. With keepData a running server saves
+// its keys as it ends (SHUTDOWN SAVE), so that no acknowledged write is lost; one that ended before has what its
+// configuration persisted. Without, it has no keys.
 func (s *Server) Restart(keepData bool) {
 	s.t.Helper()
 	s.change("Restart", func(ctx context.Context, cli client.APIClient, id string) error {
 		if err := s.resume(ctx, cli, id); err != nil {
 			return err
 		}
-		if !s.stopped {
-			if !keepData {
-				if err := s.do(ctx, "FLUSHALL").Err(); err != nil {
-					return err
-				}
-			}
-			if err := s.do(ctx, "SAVE").Err(); err != nil {
+		running, err := s.running(ctx, cli, id)
+		if err != nil {
+			return err
+		}
+		if !running {
+			s.stopped = true
+		} else if keepData {
+			// Its success is the end of the connection.
+			if err := s.do(ctx, "SHUTDOWN", "SAVE").Err(); err != nil && !errors.Is(err, driver.ErrUnknownOutcome) {
 				return err
 			}
+			if err := s.ended(ctx, cli, id); err != nil {
+				return err
+			}
+		} else if err := s.empty(ctx); err != nil {
+			return err
 		}
 		if err := s.kill(ctx, cli, id); err != nil {
 			return err
@@ -365,8 +410,26 @@ func (s *Server) Restart(keepData bool) {
 		if err := s.ready(ctx); err != nil || keepData {
 			return err
 		}
-		return s.do(ctx, "FLUSHALL").Err()
+		return s.empty(ctx) // of what was persisted before it was killed, and of writes since it was emptied
 	})
+}
+
+// empty removes the keys and what is saved of them.
+func (s *Server) empty(ctx context.Context) error {
+	if err := s.do(ctx, "FLUSHALL").Err(); err != nil {
+		return err
+	}
+	for {
+		err := s.do(ctx, "SAVE").Err()
+		if err == nil || !strings.Contains(err.Error(), "save already in progress") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // change alters the state of the container, one change at a time. It fails the test and lets it go on: not every goroutine

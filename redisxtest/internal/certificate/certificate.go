@@ -19,7 +19,7 @@ import (
 // Provide makes new ones, or copies those in the directory from.
 func Provide(dir, from string) error {
 	if from == "" {
-		return write(dir)
+		return write(dir, "")
 	}
 	for _, name := range []string{"ca.pem", "server.pem", "server-key.pem", "client.pem", "client-key.pem"} {
 		b, err := os.ReadFile(filepath.Join(from, name))
@@ -33,9 +33,12 @@ func Provide(dir, from string) error {
 	return nil
 }
 
+// ProvideFor makes new ones, whose server certificate is for host too, a name or an IP address.
+func ProvideFor(dir, host string) error { return write(dir, host) }
+
 // write makes an authority and, signed by it, a server's and a client's certificate: ca.pem, server.pem,
 // server-key.pem, client.pem, client-key.pem.
-func write(dir string) error {
+func write(dir, host string) error {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -47,6 +50,11 @@ func write(dir string) error {
 	}
 	server := template("redisxtest server")
 	server.DNSNames, server.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	if ip := net.ParseIP(host); ip != nil {
+		server.IPAddresses = append(server.IPAddresses, ip)
+	} else if host != "" && host != "localhost" {
+		server.DNSNames = append(server.DNSNames, host)
+	}
 	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	client := template("redisxtest client")
 	client.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
