@@ -76,7 +76,7 @@ func beside() bool {
 // ownerLabel tells which process a container belongs to: machine, process and its start.
 const ownerLabel = "redisxtest.owner"
 
-// owner is this process. Machine and start keep another one that got the same number from being taken for it.
+// owner is this process. Machine, with the namespace of its numbers, and start keep another one that got the same number from being taken for it.
 var owner = sync.OnceValue(func() string {
 	host, _ := os.Hostname()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -24,7 +24,9 @@ unpack)
 	dir=$(CDPATH='' cd -- "$1" && pwd)
 	shift
 	;;
-images) ;;
+images)
+	docker info >/dev/null || { echo "servers.sh: images need docker, and an engine that it reaches" >&2; exit 1; }
+	;;
 *) usage ;;
 esac
 [ $# -gt 0 ] || set -- redis-7.0 redis-8.0 valkey-8.1
@@ -73,6 +75,7 @@ update() {
 # unpack puts a server and its libraries into $1/root, with a program beside it that starts it through its own loader.
 unpack() {
 	update
+	rm -rf "$1.part" # of a run that was killed
 	mkdir -p "$1.part/root" "$1.part/deb"
 	libs=$(own apt-cache depends --recurse -i "$package" | grep -E '^(lib|lua-|zlib)[^:]*$' | sort -u)
 	# shellcheck disable=SC2086
