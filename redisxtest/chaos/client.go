@@ -60,11 +60,7 @@ func (c *clientEnd) leave() {
 	_ = server.SetDeadline(time.Time{})
 	_ = c.Conn.SetReadDeadline(c.readBy) // a pipe that is new takes them
 	_ = c.Conn.SetWriteDeadline(c.sendBy)
-	if c.session.closed.Load() { // there is nothing to go on with
-		c.session.px.forget(c.session)
-		return
-	}
-	c.session.start()
+	c.session.px.resume(c.session)
 }
 
 func (c *clientEnd) LocalAddr() net.Addr  { return c.local }

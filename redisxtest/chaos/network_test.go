@@ -585,3 +585,126 @@ func TestAStreamGoesOnWhenFaultsBegin(t *testing.T) {
 		px.Close()
 	}
 }
+
+// A listener lets go on what waited for it, as Dial does.
+func TestSlowAcceptEndsForWhoWaits(t *testing.T) {
+	px := chaos.NewProxy(t, redisxtest.NewFake(t).Addr())
+	end := px.SlowAccept(time.Hour)
+	nc, err := net.Dial("tcp", px.Addr())
+	require.NoError(t, err)
+	defer nc.Close()
+	require.NoError(t, nc.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err = nc.Write([]byte("PING\r\n"))
+	require.NoError(t, err)
+	px.Latency(time.Microsecond) // something else that changes
+	end()
+	_, err = io.ReadFull(nc, make([]byte, 7))
+	require.NoError(t, err)
+}
+
+// Faults that begin for others do not make a new connection wait from the start.
+func TestSlowAcceptIsCountedOnce(t *testing.T) {
+	bubble(t, "", func(t *testing.T, px *chaos.Proxy, _ net.Conn, _ func() time.Duration) {
+		px.SlowAccept(time.Second)
+		go func() {
+			for range 5 {
+				time.Sleep(300 * time.Millisecond)
+				px.Node("other:1").Latency(time.Millisecond)
+			}
+		}()
+		start := time.Now()
+		nc, err := px.Dial(t.Context(), "tcp", "fake:1")
+		require.NoError(t, err)
+		require.Equal(t, time.Second, time.Since(start))
+		nc.Close()
+		time.Sleep(time.Second)
+	})
+}
+
+// A listener has two goroutines for each connection, too, and none after many.
+func TestGoroutinesOfAListener(t *testing.T) {
+	for _, script := range []string{"", "on NOTHING hang"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		px := chaos.NewProxy(t, l.Addr().String(), parse(t, script))
+		before := runtime.NumGoroutine()
+		var open []net.Conn
+		for range 10 {
+			nc, err := net.Dial("tcp", px.Addr())
+			require.NoError(t, err)
+			server, err := l.Accept()
+			require.NoError(t, err)
+			open = append(open, nc, server)
+		}
+		count := 0
+		for range 2000 { // until those that dialled have ended
+			if count = runtime.NumGoroutine(); count == before+20 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.Equal(t, before+20, count)
+		for _, c := range open {
+			c.Close()
+		}
+		go func() {
+			for {
+				server, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _, _ = io.Copy(server, server); server.Close() }()
+			}
+		}()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				for range 50 {
+					nc, err := net.Dial("tcp", px.Addr())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, err = nc.Write([]byte("PING\r\n"))
+					if err == nil {
+						_, err = io.ReadFull(nc, make([]byte, 6))
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					nc.Close()
+				}
+			})
+		}
+		wg.Wait()
+		l.Close()
+		require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+1 }, 20*time.Second, time.Millisecond, "Eventually has one itself")
+	}
+}
+
+// Close during traffic, while faults begin for connections that did without goroutines: nothing is left, nothing races.
+func TestCloseWhileFaultsBegin(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	before := runtime.NumGoroutine()
+	for range 50 {
+		px, err := chaos.StartDialer()
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 5 {
+			nc, err := px.Dial(within(t), "tcp", f.Addr())
+			require.NoError(t, err)
+			defer nc.Close()
+			wg.Go(func() {
+				for err := error(nil); err == nil; {
+					if _, err = nc.Write([]byte("PING\r\n")); err == nil {
+						_, err = io.ReadFull(nc, make([]byte, 7))
+					}
+				}
+			})
+		}
+		wg.Go(func() { px.Latency(time.Microsecond); px.Heal(); px.HalfOpen() })
+		px.Close()
+		wg.Wait()
+	}
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+1 }, 20*time.Second, time.Millisecond, "Eventually has one itself")
+}

@@ -237,30 +237,38 @@ type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error
 
 // through is Dial with a function that dials.
 func (px *Proxy) through(ctx context.Context, netw, addr string, dial dialFunc) (net.Conn, error) {
+	if err := px.admit(ctx, addr, true); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: netw, Err: err}
+	}
+	return px.connect(ctx, netw, addr, dial)
+}
+
+// admit waits as long as the faults for a node want a new connection to. One that a listener has accepted is refused no more.
+func (px *Proxy) admit(ctx context.Context, node string, dials bool) error {
+	began := time.Now()
 	for {
 		px.mu.Lock()
-		st, changed := px.stateOf(addr), px.changed
+		st, changed := px.stateOf(node), px.changed
 		px.mu.Unlock()
-		fail := func(err error) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: netw, Err: err} }
-		var after <-chan time.Time
+		left := st.accept - time.Since(began)
+		var after <-chan time.Time // never in a black hole
 		switch {
-		case st.refuse:
-			return fail(errRefused)
-		case st.hole == 0 && st.accept == 0:
-			return px.connect(ctx, netw, addr, dial)
-		case st.hole == 0:
-			timer := time.NewTimer(st.accept)
-			defer timer.Stop()
-			after = timer.C
+		case dials && st.refuse:
+			return errRefused
+		case dials && st.hole != 0:
+		case left <= 0:
+			return nil
+		default:
+			after = time.After(left)
 		}
 		select {
 		case <-changed:
 		case <-after:
-			return px.connect(ctx, netw, addr, dial)
+			return nil
 		case <-ctx.Done():
-			return fail(ctx.Err())
+			return ctx.Err()
 		case <-px.ctx.Done():
-			return fail(net.ErrClosed)
+			return net.ErrClosed
 		}
 	}
 }
@@ -341,7 +349,7 @@ func (px *Proxy) fail(format string, args ...any) {
 }
 
 // remark notes a comment.
-func (px *Proxy) remark(format string, args ...any) { px.note("# " + fmt.Sprintf(format, args...)) }
+func (px *Proxy) remark(format string, args ...any) { px.note(comment(fmt.Sprintf(format, args...))) }
 
 func (px *Proxy) name() string {
 	if px.addr == "" {
@@ -393,6 +401,19 @@ func (px *Proxy) open(client, server net.Conn, node string, near *clientEnd) boo
 	return true
 }
 
+// resume starts the pumps of a session that did without, unless it has ended, or the proxy has and is ending it.
+func (px *Proxy) resume(c *session) {
+	px.mu.Lock()
+	defer px.mu.Unlock()
+	if px.closed || c.closed.Load() {
+		delete(px.sessions, c)
+		c.client.Close()
+		c.server.Close()
+		return
+	}
+	c.start()
+}
+
 func (px *Proxy) forget(c *session) {
 	px.mu.Lock()
 	defer px.mu.Unlock()
@@ -418,15 +439,10 @@ func (px *Proxy) accept(l net.Listener) {
 func (px *Proxy) serve(client net.Conn) {
 	px.mu.Lock()
 	target := px.target
-	wait := px.stateOf(target).accept
 	px.mu.Unlock()
-	if wait > 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-px.ctx.Done():
-		}
+	if px.admit(px.ctx, target, false) != nil {
+		client.Close() // the proxy ends
+		return
 	}
 	netw := "tcp"
 	if strings.HasPrefix(target, "/") {

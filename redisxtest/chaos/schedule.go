@@ -277,7 +277,7 @@ func (s *Schedule) isDown(target any) bool {
 // fail notes what went wrong with a step, and fails the test if it is to. It never ends a goroutine.
 func (s *Schedule) fail(r *running, err error, fails bool) {
 	s.mu.Lock()
-	s.lines = append(s.lines, fmt.Sprintf("# %s: %v", r, err))
+	s.lines = append(s.lines, comment(fmt.Sprintf("%s: %v", r, err)))
 	s.errs = append(s.errs, fmt.Errorf("chaos: %s: %w", r, err))
 	s.mu.Unlock()
 	if fails && s.t != nil {

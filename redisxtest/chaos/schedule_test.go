@@ -44,7 +44,7 @@ func (m *machine) Pause()            { m.note("pause") }
 func (m *machine) Resume()           { m.note("resume") }
 func (m *machine) Kill()             { m.note("kill") }
 func (m *machine) Restart(keep bool) { m.note(fmt.Sprint("restart ", keep)) }
-func (m *machine) Failover()         { m.note("failover") }
+func (m *machine) Failover() string  { m.note("failover"); return "10.0.0.2:7001" } // as those of launchers, with a result
 func (m *machine) FlushScripts()     { m.note("flush") }
 
 func TestAScheduleKeepsItsTimes(t *testing.T) {
@@ -164,11 +164,12 @@ func TestSchedulesAsText(t *testing.T) {
 	px := chaos.NewDialer(t)
 	node := px.Node("10.0.0.1:7002")
 	do := func() func() { return nil }
-	targets := map[string]any{"a b": m, "px": px, "10.0.0.1:7002": node, "fill": do, "x=y": func() {}}
+	targets := map[string]any{"a b": m, "px": px, "10.0.0.1:7002": node, "fill": do, "x=y": func() {}, "nodes": several{m}}
 	for text, step := range map[string]chaos.Step{
 		`at 2s pause "a b" for 1s`:                        chaos.At(2 * time.Second).Pause(m).As("a b").For(time.Second),
 		`at 0s kill "a b"`:                                chaos.At(0).Kill(m).As("a b"),
 		`at 1ms failover "a b"`:                           chaos.At(time.Millisecond).Failover(m).As("a b"),
+		`at 0s failover nodes "a b"`:                      chaos.At(0).Failover(several{m}, m).As("nodes"),
 		`at 0s flush-scripts "a b"`:                       chaos.At(0).FlushScripts(m).As("a b"),
 		`at 0s latency px 1ms..5ms`:                       chaos.At(0).Latency(px, time.Millisecond, 5*time.Millisecond).As("px"),
 		`at 0s latency px 1ms for 2s`:                     chaos.At(0).Latency(px, time.Millisecond, time.Millisecond).As("px").For(2 * time.Second),
@@ -182,7 +183,7 @@ func TestSchedulesAsText(t *testing.T) {
 		`at 0s do fill for 1s`:                            chaos.At(0).Do("fill", do).For(time.Second),
 		`at 0s do x=y`:                                    chaos.At(0).Do("x=y", do),
 	} {
-		require.Equal(t, text, step.String())
+		require.Equal(t, strings.ReplaceAll(text, `nodes "a b"`, "nodes 10.0.0.1:7001"), step.String())
 		steps, err := chaos.ParseSchedule("# why\n\n"+text+" # how\r\n", targets)
 		require.NoError(t, err, text)
 		require.Len(t, steps, 1)
@@ -195,7 +196,7 @@ func TestSchedulesAsText(t *testing.T) {
 		"on GET hang x":               "want: at TIME ACTION TARGET",
 		"at noon pause px":            "at noon; want a time",
 		"at -1s heal px":              "at -1s; want 0 or more",
-		"at 0s pause b":               `target "b" is not known; want one of 10.0.0.1:7002, a b, fill, px, x=y`,
+		"at 0s pause b":               `target "b" is not known; want one of 10.0.0.1:7002, a b, fill, nodes, px, x=y`,
 		"at 0s pause px":              "a *chaos.Proxy is no target for pause",
 		"at 0s stop px":               `"stop" is no action; want one of pause, kill,`,
 		`at 0s stop "a b"`:            `"stop" is no action`,
@@ -211,6 +212,10 @@ func TestSchedulesAsText(t *testing.T) {
 		"at 0s latency px":            "latency wants a time",
 		"at 0s slow-accept px":        "slow-accept wants a time",
 		`at 0s failover "a b" for 1s`: "failover has no end",
+		"at 0s failover px":           "failover of a *chaos.Proxy; want one with a method Failover that takes 0 arguments",
+		"at 0s failover nodes":        "takes 0 arguments",
+		"at 0s failover nodes px":     "takes 1 arguments such as these",
+		"at 0s failover nodes b":      `target "b" is not known`,
 		`at 0s pause "a b`:            "a quote is not closed",
 	} {
 		_, err := chaos.ParseSchedule(text, targets)
@@ -222,6 +227,8 @@ func TestSchedulesAsText(t *testing.T) {
 		"Do: function is nil":        chaos.At(0).Do("x", nil),
 		"Try: function is nil":       chaos.At(0).Try("x", nil),
 		"pause of nil":               chaos.At(0).Pause(nil),
+		"failover of a <nil>":        chaos.At(0).Failover(nil),
+		"failover of nil":            chaos.At(0).Failover((*machine)(nil)),
 		"kill of nil":                chaos.At(0).Kill((*machine)(nil)),
 		"refuse of nil":              chaos.At(0).Refuse(nil),
 		"has no Restart() and no Re": chaos.At(0).Kill(mortal{}).For(1),
@@ -232,6 +239,11 @@ func TestSchedulesAsText(t *testing.T) {
 }
 
 type mortal struct{}
+
+// several are machines of which one is to be named.
+type several struct{ m *machine }
+
+func (s several) Failover(m *machine) *machine { m.note("failover of one"); return s.m }
 
 func (mortal) Kill() {}
 
@@ -256,6 +268,14 @@ func FuzzParseSchedule(f *testing.F) {
 	})
 }
 
+func TestFailoverCallsWhatTheLaunchersHave(t *testing.T) {
+	m := newMachine()
+	steps, err := chaos.ParseSchedule("at 0s failover alone\nat 1ms failover nodes alone", map[string]any{"alone": m, "nodes": several{m}})
+	require.NoError(t, err)
+	require.NoError(t, chaos.Run(t, steps...).Wait())
+	require.Regexp(t, "^.*failover, .*failover of one$", m.history())
+}
+
 // With servers: what they do is what the schedule says.
 func TestAScheduleOfServers(t *testing.T) {
 	s := redisxtest.StartServer(t, redisxtest.OwnProcess())
@@ -267,4 +287,39 @@ func TestAScheduleOfServers(t *testing.T) {
 	require.NoError(t, run.Wait())
 	pong(t, px)
 	require.Equal(t, "at 0s pause primary for 50ms\nat 100ms kill primary for 10ms\nat 120ms black-hole proxy both for 20ms", strings.Join(run.Log(), "\n"))
+}
+
+// An error of several lines is several comments, so that the log can be read back.
+func TestErrorsOfManyLinesAreComments(t *testing.T) {
+	s, err := chaos.Start(t.Context(), chaos.At(0).Try("x", func() (func() error, error) { return nil, errors.New("a\nat b") }))
+	require.NoError(t, err)
+	require.ErrorContains(t, s.Wait(), "at b")
+	s.Stop()
+	steps, err := chaos.ParseSchedule(strings.Join(s.Log(), "\n"), map[string]any{"x": func() {}})
+	require.NoError(t, err)
+	require.Len(t, steps, 1)
+}
+
+// The launchers' own Failover, by the schedule, while a client writes.
+func TestAFailoverOfServers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a Sentinel and a Cluster")
+	}
+	t.Run("Sentinel", func(t *testing.T) {
+		s := redisxtest.StartSentinel(t, 1, redisxtest.OwnProcess())
+		old := s.Primary()
+		steps, err := chaos.ParseSchedule("at 10ms failover sentinel", map[string]any{"sentinel": s})
+		require.NoError(t, err)
+		require.NoError(t, chaos.Run(t, steps...).Wait())
+		require.NotEqual(t, old.Addr(), s.Primary().Addr())
+	})
+	t.Run("Cluster", func(t *testing.T) {
+		cl := redisxtest.StartCluster(t, 3, 1, redisxtest.OwnProcess())
+		old := cl.Node("a")
+		run := chaos.Run(t, chaos.At(10*time.Millisecond).Failover(cl, old))
+		require.NoError(t, run.Wait())
+		require.NotEqual(t, old.Addr(), cl.Node("a").Addr())
+		require.Contains(t, run.Log()[0], "at 10ms failover ")
+		require.Contains(t, run.Log()[0], old.Addr())
+	})
 }

@@ -43,3 +43,6 @@ func (s Script) String() string {
 	}
 	return b.String()
 }
+
+// comment makes a comment of a text of any number of lines.
+func comment(text string) string { return "# " + strings.ReplaceAll(text, "\n", "\n# ") }

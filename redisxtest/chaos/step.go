@@ -72,9 +72,40 @@ func restart(s Killer) error {
 	return nil
 }
 
-// Failover makes another node the primary, as a redisxtest.Sentinel does.
-func (m Moment) Failover(s interface{ Failover() }) Step {
-	return m.once(actionFailover, s, func() { s.Failover() })
+// Failover makes another node the primary: of a redisxtest.Sentinel, or of a redisxtest.Cluster and one of its nodes, that
+// is of anything whose method Failover takes what is given here behind it. What that returns is left alone, as the launchers
+// fail their test themselves.
+func (m Moment) Failover(of any, node ...any) Step {
+	s := Step{at: m.at, action: actionFailover, target: of}
+	var names []string
+	var args []reflect.Value
+	for _, n := range node {
+		args = append(args, reflect.ValueOf(n))
+		names = append(names, quote(nameOf(n)))
+	}
+	s.args = strings.Join(names, " ")
+	f := reflect.Value{}
+	if of != nil {
+		f = reflect.ValueOf(of).MethodByName("Failover")
+	}
+	if !takes(f, args) {
+		s.mistake = fmt.Sprintf("failover of a %T; want one with a method Failover that takes %d arguments such as these", of, len(args))
+	}
+	s.start = func() (func() error, error) { f.Call(args); return nil, nil }
+	return s
+}
+
+// takes reports whether f can be called with these arguments.
+func takes(f reflect.Value, args []reflect.Value) bool {
+	if !f.IsValid() || f.Type().IsVariadic() || f.Type().NumIn() != len(args) {
+		return false
+	}
+	for i, a := range args {
+		if !a.IsValid() || !a.Type().AssignableTo(f.Type().In(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 // FlushScripts makes a server forget its scripts.
@@ -173,16 +204,24 @@ func (s Step) targetName() string {
 	if s.name != "" {
 		return s.name
 	}
-	if a, ok := s.target.(interface{ Addr() string }); ok && a.Addr() != "" {
+	return nameOf(s.target)
+}
+
+// nameOf is what a target is called unless it is told.
+func nameOf(target any) string {
+	if v := reflect.ValueOf(target); v.Kind() == reflect.Pointer && v.IsNil() {
+		return "nil"
+	}
+	if a, ok := target.(interface{ Addr() string }); ok && a.Addr() != "" {
 		return a.Addr()
 	}
-	if px, ok := s.target.(*Proxy); ok {
+	if px, ok := target.(*Proxy); ok {
 		return px.name()
 	}
-	if n, ok := s.target.(fmt.Stringer); ok {
+	if n, ok := target.(fmt.Stringer); ok {
 		return n.String()
 	}
-	return fmt.Sprintf("%T", s.target)
+	return fmt.Sprintf("%T", target)
 }
 
 // check returns what is wrong with a step.

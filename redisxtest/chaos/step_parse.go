@@ -15,11 +15,13 @@ const actions = "pause, kill, failover, flush-scripts, latency, bandwidth, black
 //
 //	at 2s pause primary for 1s
 //	at 3s black-hole 127.0.0.1:7001 to-client for 500ms   # or latency 1ms..5ms, bandwidth 1000, slow-accept 1s, …
+//	at 4s failover sentinel
+//	at 4s failover cluster 127.0.0.1:7001                 # the node is a target too
 //	at 4s do fill-memory for 1s
 //
-// Targets are what the names stand for: servers for pause, kill, failover and flush-scripts, a [Network] for its faults, and
-// for do a func(), a func() func(), or a func() (func() error, error). Empty lines and comments are left out. The error
-// names the first line that cannot be, and what could stand there.
+// Targets are what the names stand for: servers for pause, kill and flush-scripts, a Sentinel or a Cluster for failover, a
+// [Network] for its faults, and for do a func(), a func() func(), or a func() (func() error, error). Empty lines and comments
+// are left out. The error names the first line that cannot be, and what could stand there.
 func ParseSchedule(text string, targets map[string]any) ([]Step, error) {
 	var steps []Step
 	n := 0
@@ -63,17 +65,47 @@ func parseStep(words []word, targets map[string]any) (Step, error) {
 		words, bounded = words[:i], true
 	}
 	action, name := words[2].text, words[3].whole()
-	target, ok := targets[name]
-	if !ok || target == nil {
-		return Step{}, fmt.Errorf("target %q is not known; want one of %s", name, strings.Join(slices.Sorted(maps.Keys(targets)), ", "))
+	target, err := lookUp(words[3], targets)
+	if err != nil {
+		return Step{}, err
 	}
-	s, err := At(at).parse(action, target, words[4:])
+	var s Step
+	if action == actionFailover {
+		s, err = At(at).parseFailover(target, words[4:], targets)
+	} else {
+		s, err = At(at).parse(action, target, words[4:])
+	}
 	if err != nil {
 		return Step{}, err
 	}
 	if s = s.As(name); bounded {
 		s = s.For(length)
 	}
+	return s, nil
+}
+
+// lookUp returns the target with a name.
+func lookUp(name word, targets map[string]any) (any, error) {
+	target := targets[name.whole()]
+	if target == nil {
+		return nil, fmt.Errorf("target %q is not known; want one of %s", name.whole(), strings.Join(slices.Sorted(maps.Keys(targets)), ", "))
+	}
+	return target, nil
+}
+
+// parseFailover reads the node of a Cluster, which is one of the targets too.
+func (m Moment) parseFailover(target any, args []word, targets map[string]any) (Step, error) {
+	var nodes []any
+	var names []string
+	for _, a := range args {
+		node, err := lookUp(a, targets)
+		if err != nil {
+			return Step{}, err
+		}
+		nodes, names = append(nodes, node), append(names, quote(a.whole()))
+	}
+	s := m.Failover(target, nodes...)
+	s.args = strings.Join(names, " ")
 	return s, nil
 }
 
@@ -101,10 +133,6 @@ func (m Moment) parse(action string, target any, args []word) (Step, error) {
 	case actionKill:
 		if t, ok := target.(Killer); ok {
 			s, err = m.Kill(t), nil
-		}
-	case actionFailover:
-		if t, ok := target.(interface{ Failover() }); ok {
-			s, err = m.Failover(t), nil
 		}
 	case actionScripts:
 		if t, ok := target.(interface{ FlushScripts() }); ok {
