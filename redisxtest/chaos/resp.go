@@ -16,7 +16,7 @@ const (
 // bytes as they come, in whatever pieces. Its zero value is at the beginning of a command.
 type commandScanner struct {
 	args []string // as far as keepBytes reach; of the last command until the next one begins
-	kept int
+	kept int      // bytes of them and of their headers; above keepBytes once one was left out, and so all behind it
 
 	line   []byte
 	begun  bool
@@ -80,7 +80,9 @@ func (s *commandScanner) header() bool {
 	if !ok || n < 0 {
 		return false
 	}
-	s.body, s.arg, s.whole = n+2, s.arg[:0], s.kept+int(min(n, keepBytes)) <= keepBytes
+	s.body, s.arg = n+2, s.arg[:0]
+	s.kept += len(s.line) + int(min(n, keepBytes))
+	s.whole = s.kept <= keepBytes
 	return true
 }
 
@@ -91,9 +93,7 @@ func (s *commandScanner) take(b []byte) int {
 		s.arg = append(s.arg, b[:n]...)
 	}
 	if s.body -= int64(n); s.body == 0 && s.whole {
-		arg := string(s.arg[:len(s.arg)-2])
-		s.kept += len(arg)
-		s.args = append(s.args, arg)
+		s.args = append(s.args, string(s.arg[:len(s.arg)-2]))
 	}
 	return n
 }
@@ -130,7 +130,7 @@ type replyScanner struct {
 	top   byte // the type of what is being read
 	keep  bool // its texts are collected
 	texts []string
-	kept  int
+	kept  int // as in commandScanner
 
 	line   []byte
 	begun  bool
@@ -281,7 +281,7 @@ func (s *replyScanner) aggregate(kind byte, rest []byte) bool {
 // take takes bytes of a string.
 func (s *replyScanner) take(b []byte) int {
 	n := int(min(int64(len(b)), s.body))
-	if s.keep && len(s.text)+s.kept < keepBytes {
+	if s.keep && len(s.text)+s.kept <= keepBytes {
 		s.text = append(s.text, b[:min(n, int(max(s.body-2, 0)))]...)
 	}
 	s.body -= int64(n)
@@ -290,8 +290,7 @@ func (s *replyScanner) take(b []byte) int {
 
 // collect keeps the text that is complete.
 func (s *replyScanner) collect() {
-	if s.keep && s.kept+len(s.text) <= keepBytes {
+	if s.kept += len(s.text) + 16; s.keep && s.kept <= keepBytes {
 		s.texts = append(s.texts, string(s.text))
-		s.kept += len(s.text) + 16
 	}
 }

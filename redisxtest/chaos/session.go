@@ -45,6 +45,7 @@ type session struct {
 	room       int // bytes of a reply before it is cut
 	blind      bool
 	subscribed bool // RESP2: arrays may be messages
+	sharded    bool // the same of SSUBSCRIBE, whose channels servers count by themselves
 	awaiting   []byte
 	gap        int // messages still to be dropped
 	gapBreaks  bool
@@ -72,7 +73,8 @@ type expected struct {
 	act      action
 	text     string
 	room     int
-	confirms int // above 0: pushes confirm the command, and how many
+	confirms int    // above 0: pushes confirm the command, and how many
+	kind     string // of those pushes
 }
 
 // share returns where in a span of latency a piece lies.
@@ -188,7 +190,7 @@ func (c *session) decide(whole bool) {
 	args := c.commands.args
 	if len(args) == 0 { // an empty line, or a name beyond all measure
 		c.up.emit(c.held)
-		if c.held[0] == '*' && !whole {
+		if c.commands.kept > 0 {
 			c.expect(expected{})
 		}
 		return
@@ -200,7 +202,7 @@ func (c *session) decide(whole bool) {
 			c.up.hold = until
 		}
 	}
-	e := expected{confirms: confirmations(cl.name, args)}
+	e := expected{confirms: confirmations(cl.name, args), kind: strings.ToLower(cl.name)}
 	switch v.fault.kind {
 	case reply:
 		c.pass = false
@@ -352,7 +354,7 @@ func (c *session) fromServer(b []byte) {
 			c.down.emit(b)
 			return
 		}
-		c.replies.arrays = c.subscribed || c.next().confirms > 0
+		c.replies.arrays = c.subscribed || c.sharded || c.next().confirms > 0
 		n, done, ok := c.replies.scan(b)
 		if !ok {
 			c.blind = true
@@ -401,18 +403,23 @@ func (c *session) settle() {
 	switch {
 	case strings.HasSuffix(kind, "subscribe"):
 		c.act = passOn
-		if head.confirms > 0 {
+		if head.confirms > 0 && head.kind == kind { // UNSUBSCRIBE of all may have more than one, and servers send some by themselves
 			c.act, c.room = head.act, head.room
 			c.confirmed()
 		}
 		if c.replies.top == '*' {
-			c.subscribed = texts[len(texts)-1] != "0"
+			left := texts[len(texts)-1] != "0"
+			if kind == "ssubscribe" || kind == "sunsubscribe" {
+				c.sharded = left
+			} else {
+				c.subscribed = left
+			}
 		}
 	case kind == "message" && len(texts) > 1 && texts[1] == trackingChannel && c.replies.top == '*':
 		c.event(onInvalidation, texts[2:])
-	case (kind == "message" || kind == "smessage") && len(texts) > 2:
+	case (kind == "message" || kind == "smessage") && len(texts) > 1: // a long payload is not among them
 		c.event(onMessage, texts[1:2])
-	case kind == "pmessage" && len(texts) > 3:
+	case kind == "pmessage" && len(texts) > 2:
 		c.event(onMessage, texts[2:3])
 	case kind == "invalidate" && c.replies.top == '>':
 		c.event(onInvalidation, texts[1:])

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -481,3 +482,149 @@ func TestBigValuesAreNotKept(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// bulk is a command as clients send it.
+func bulk(args ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(a), a)
+	}
+	return b.String()
+}
+
+// sizes are lengths around what is kept of a command or a push.
+var sizes = []int{10, 65_000, 65_480, 65_510, 65_536, 65_600, 80_000, 200_000}
+
+// Keys behind a long value are not looked at, and no value is taken for a key because of one.
+func TestWhatIsBehindALongValueIsNoKey(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	for _, size := range sizes {
+		nc := raw(t, f, "dialer", "on MSET key=v2 reply OOM\non MSET key=k1 latency 1ms")
+		_, err := nc.Write([]byte(bulk("MSET", "k1", strings.Repeat("x", size), "k2", "v2")))
+		require.NoError(t, err)
+		line, err := bufio.NewReader(nc).ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "+OK\r\n", line, size)
+	}
+}
+
+// A command whose name alone is longer than what is kept has a reply like any other.
+func TestLongNamesHaveReplies(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	for _, size := range sizes {
+		nc := raw(t, f, "dialer", "on ECHO lose-reply")
+		_, err := nc.Write([]byte(bulk(strings.Repeat("x", size)) + bulk("ECHO", "lost")))
+		require.NoError(t, err)
+		got, err := io.ReadAll(nc)
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(string(got), "-ERR") && strings.Count(string(got), "\r\n") == 1, "%d: %.200q", size, got)
+	}
+}
+
+// Messages are messages however long they are: they match rules, and are no replies to anything.
+func TestLongMessagesAreMessages(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	for _, protocol := range []string{"2", "3"} {
+		for _, subscribe := range []string{"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"} {
+			publish := "PUBLISH"
+			if subscribe == "SSUBSCRIBE" {
+				publish = "SPUBLISH"
+			}
+			for _, size := range sizes {
+				nc := raw(t, f, "dialer", "on message channel=c nth=2 lose-subscription 1\non PING nth=1 cut 3")
+				r := bufio.NewReader(nc)
+				_, err := fmt.Fprintf(nc, "HELLO %s\r\n%s c\r\n", protocol, subscribe)
+				require.NoError(t, err)
+				for line := ""; line != ":1\r\n"; {
+					line, err = r.ReadString('\n')
+					require.NoError(t, err)
+				}
+				payload := strings.Repeat("x", size)
+				for range 2 {
+					require.NoError(t, f.Client().Do(within(t), driver.Cmd{Args: []string{publish, "c", payload}}).Err())
+				}
+				got, err := io.ReadAll(r)
+				require.NoError(t, err)
+				require.Equal(t, 1, strings.Count(string(got), payload), "RESP%s %s of %d bytes: the second is lost, and ends the connection", protocol, subscribe, size)
+			}
+		}
+	}
+}
+
+// Confirmations count for the command they are of: UNSUBSCRIBE of all has any number of them.
+func TestConfirmationsAreThoseOfTheirCommand(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	for _, protocol := range []string{"2", "3"} {
+		nc := raw(t, f, "dialer", "on SUBSCRIBE nth=2 lose-reply")
+		_, err := fmt.Fprintf(nc, "HELLO %s\r\nSUBSCRIBE a b c\r\nUNSUBSCRIBE\r\nSUBSCRIBE d\r\n", protocol)
+		require.NoError(t, err)
+		got, err := io.ReadAll(nc)
+		require.NoError(t, err)
+		require.Equal(t, 3, strings.Count(string(got), "unsubscribe\r\n"), "%q", got)
+		require.NotContains(t, string(got), "\r\nd\r\n")
+	}
+}
+
+// In RESP2 a connection has messages to come as long as it has channels of either kind.
+func TestChannelsOfBothKinds(t *testing.T) {
+	f := redisxtest.NewFake(t)
+	nc := raw(t, f, "dialer", "on message channel=a nth=1 lose-subscription 1\non PING cut 3")
+	r := bufio.NewReader(nc)
+	_, err := nc.Write([]byte("SUBSCRIBE a\r\nSSUBSCRIBE b\r\nSUNSUBSCRIBE b\r\n"))
+	require.NoError(t, err)
+	for line := ""; line != ":0\r\n"; {
+		line, err = r.ReadString('\n')
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Client().Do(within(t), driver.Cmd{Args: []string{"PUBLISH", "a", "lost"}}).Err())
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.Empty(t, string(got))
+}
+
+// Wherever a stream is cut in two, in either direction, the same bytes arrive and the same commands are met: transactions,
+// pushes between replies, replies of every shape.
+func TestHalfFramesAtEveryPosition(t *testing.T) {
+	sent := bulk("HELLO", "3") + bulk("SUBSCRIBE", "c") + bulk("MULTI") + bulk("SET", "k", "v") + bulk("EXEC") + "PING\r\n\r\n" + bulk("ECHO", "a\r\nb") +
+		bulk("INCR", "n") + bulk("ECHO", "last")
+	answers := "%1\r\n+proto\r\n:3\r\n" + ">3\r\n+subscribe\r\n+c\r\n:1\r\n" + "+OK\r\n+QUEUED\r\n" + ">3\r\n+message\r\n+c\r\n$2\r\nm1\r\n" + "*1\r\n+OK\r\n" +
+		">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n" + "+PONG\r\n$4\r\na\r\nb\r\n" + ">3\r\n+message\r\n+c\r\n$2\r\nm2\r\n"
+	incr := ":1\r\n:2\r\n" // twice, as it is delivered
+	last := "$4\r\nlast\r\n"
+	script := "on INCR key=n duplicate\non message channel=c nth=1 bug-silent-gap 1\non invalidation key=k bug-silent-gap 1\non ECHO nth=2 cut 5"
+	want := strings.Replace(strings.Replace(answers, ">3\r\n+message\r\n+c\r\n$2\r\nm1\r\n", "", 1), ">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n", "", 1) +
+		":1\r\n" + last[:5]
+	arrives := strings.Replace(sent, bulk("INCR", "n"), bulk("INCR", "n")+bulk("INCR", "n"), 1)
+	reply := answers + incr + last
+	for cut := range max(len(sent), len(reply)) {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			px := chaos.NewDialer(t, parse(t, script), chaos.DialWith(func(context.Context, string, string) (net.Conn, error) { return near, nil }))
+			nc, err := px.Dial(t.Context(), "tcp", "x:1")
+			require.NoError(t, err)
+			in := func(c net.Conn, s string) {
+				at := min(cut, len(s))
+				for _, part := range []string{s[:at], s[at:]} {
+					if _, err := c.Write([]byte(part)); err != nil {
+						return
+					}
+					time.Sleep(1) // both halves are looked at by themselves
+				}
+			}
+			go in(nc, sent)
+			got := make([]byte, len(arrives))
+			_, err = io.ReadFull(far, got)
+			require.NoError(t, err)
+			require.Equal(t, arrives, string(got), cut)
+			go in(far, reply)
+			all, err := io.ReadAll(nc)
+			require.NoError(t, err)
+			require.Equal(t, want, string(all), cut)
+			require.Len(t, px.Log(), 4)
+			nc.Close()
+			far.Close()
+			time.Sleep(time.Second) // until who writes has noticed
+		})
+	}
+}
