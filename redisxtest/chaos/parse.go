@@ -38,7 +38,7 @@ func Parse(text string) (Script, error) {
 					s.Rules = append(s.Rules, r)
 				}
 			default:
-				err = fmt.Errorf(`%q; want "seed" or "on"`, words[0].text)
+				err = fmt.Errorf(`%q; want "seed" or "on", or "at" if read by ParseAll`, words[0].text)
 			}
 		}
 		if err != nil {

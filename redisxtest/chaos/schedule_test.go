@@ -238,14 +238,35 @@ func TestSchedulesAsText(t *testing.T) {
 	}
 }
 
+func TestRulesAndStepsInOneText(t *testing.T) {
+	m := newMachine()
+	targets := map[string]any{"s": m}
+	script, steps, err := chaos.ParseAll("seed 7\n\tat 2s pause s for 1s # x\r\n# at 3s kill s\non INCR nth=3 lose-reply\n at 0s kill s", targets)
+	require.NoError(t, err)
+	require.Equal(t, "seed 7\non INCR nth=3 lose-reply\n", script.String())
+	require.Len(t, steps, 2)
+	require.Equal(t, "at 2s pause s for 1s", steps[0].String())
+	require.Equal(t, "at 0s kill s", steps[1].String())
+	for text, want := range map[string]string{
+		"seed 1\nat 2s stop s":      `line 2: "stop" is no action`,
+		"at 0s kill s\non GET nope": `line 2: "nope" is no fault`,
+		"\n\npause s":               `line 3: "pause"; want "seed" or "on", or "at"`,
+	} {
+		script, steps, err := chaos.ParseAll(text, targets)
+		require.ErrorContains(t, err, want)
+		require.Zero(t, script)
+		require.Empty(t, steps)
+	}
+}
+
 type mortal struct{}
+
+func (mortal) Kill() {}
 
 // several are machines of which one is to be named.
 type several struct{ m *machine }
 
 func (s several) Failover(m *machine) *machine { m.note("failover of one"); return s.m }
-
-func (mortal) Kill() {}
 
 func FuzzParseSchedule(f *testing.F) {
 	f.Add("at 2s pause s for 1s\nat 0s latency n 1ms..2ms # x")

@@ -48,6 +48,27 @@ func ParseSchedule(text string, targets map[string]any) ([]Step, error) {
 	return steps, nil
 }
 
+// ParseAll reads one text with all that happens: the lines of a script, as [Parse] does, and those that begin with at, as
+// [ParseSchedule] does. The script is for [Wrap], [NewProxy] or [NewDialer], the steps are for [Run].
+func ParseAll(text string, targets map[string]any) (Script, []Step, error) {
+	rules := strings.Split(text, "\n")
+	steps := make([]string, len(rules)) // where a line is of the other kind it is empty, so that errors name the right one
+	for i, line := range rules {
+		if words := strings.Fields(line); len(words) > 0 && words[0] == "at" {
+			rules[i], steps[i] = "", line
+		}
+	}
+	script, err := Parse(strings.Join(rules, "\n"))
+	if err != nil {
+		return Script{}, nil, err
+	}
+	schedule, err := ParseSchedule(strings.Join(steps, "\n"), targets)
+	if err != nil {
+		return Script{}, nil, err
+	}
+	return script, schedule, nil
+}
+
 func parseStep(words []word, targets map[string]any) (Step, error) {
 	if len(words) < 4 || !words[0].is("at") {
 		return Step{}, fmt.Errorf("want: at TIME ACTION TARGET, such as: at 2s pause primary for 1s")
