@@ -93,7 +93,7 @@ func authenticated(ctx context.Context, dial func(context.Context, string, strin
 	answer := make([]byte, 5)
 	if _, err := io.ReadFull(nc, answer); err != nil || string(answer) != "+OK\r\n" {
 		nc.Close()
-		return nil, fmt.Errorf("AUTH: %w", err)
+		return nil, fmt.Errorf("AUTH failed: %q %v", answer, err)
 	}
 	return nc, nil
 }

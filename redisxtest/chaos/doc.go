@@ -24,7 +24,7 @@
 // channel=GLOB, and node=HOST:PORT. When: nth=3, nth=3..5 or nth=3.. among the matches of this rule, p=0.05, times=2. Values
 // with spaces, quotes or # are quoted as in Go. A # begins a comment.
 //
-//	latency 5ms, latency 1ms..20ms   the call waits before the command is sent; one of several rules for a command add up
+//	latency 5ms, latency 1ms..20ms   the call waits before the command is sent; those of several rules add up
 //	reply "OOM no memory"            an error reply, the command is not run; one known word is enough: reply OOM
 //	refuse                           no connection: not run, and the caller knows (driver.ErrNotSent)
 //	lose-request                     the connection breaks on the way there: not run, the caller does not know
@@ -72,7 +72,7 @@
 // applied again. On any and nth count in the order of arrival, over all connections, without what clients send by
 // themselves: HELLO, AUTH, SELECT, CLIENT, PING, COMMAND, CLUSTER and READONLY are met by name only. Where the keys are it
 // knows of the commands of Redis; of others the first argument is the key. Only what lies in the first 64 KiB of a command
-// is looked at.
+// is looked at; commands that a person types (inline ones) are taken apart at their spaces, without a look at quotes.
 //
 // A fault ends the connection it meets, with all that is behind it there, so that replies are never out of step: there is no
 // fault that drops one reply and lets those behind it through. Replies of commands before it arrive first.

@@ -166,14 +166,25 @@ func (p *pump) emit(b []byte) {
 	}
 	p.nth++
 	p.queued += pieceCost
-	p.queue = append(p.queue, piece{buf: append(p.spare[:0], b...), arrived: p.now, hold: p.hold, share: p.c.share(p.dir, p.nth)})
+	p.push(piece{buf: append(p.spare[:0], b...), arrived: p.now, hold: p.hold, share: p.c.share(p.dir, p.nth)})
 	p.spare = nil
 }
 
 // end ends the stream behind what was emitted.
 func (p *pump) end(how ending) {
 	p.queued += pieceCost
-	p.queue = append(p.queue, piece{hold: p.hold, end: how})
+	p.push(piece{hold: p.hold, end: how})
+}
+
+// push puts a piece behind those that are queued. With a latency the queue of a busy connection is never empty: what is gone
+// from its front must not stay for good.
+func (p *pump) push(last piece) {
+	if p.first >= 64 && p.first >= len(p.queue)/2 {
+		n := copy(p.queue, p.queue[p.first:])
+		clear(p.queue[n:])
+		p.queue, p.first = p.queue[:n], 0
+	}
+	p.queue = append(p.queue, last)
 }
 
 // drop forgets what is queued.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -171,5 +172,27 @@ func TestCloseWaits(t *testing.T) {
 	px.Close()
 	for _, c := range all {
 		require.Zero(t, c.left.Load())
+	}
+}
+
+// A queue that is never empty takes no more room than what is in it.
+func TestAQueueThatIsNeverEmptyStaysSmall(t *testing.T) {
+	p := newPump(&session{px: &Proxy{judge: newJudge(Script{})}}, ToServer, nil, nil)
+	want, got := 0, 0
+	for i := range 100_000 {
+		p.hold = time.Unix(int64(i), 0) // a piece of its own
+		p.emit([]byte{byte(i)})
+		if i >= 10 {
+			if p.queue[p.first].buf[0] != byte(got) {
+				t.Fatalf("piece %d is %d", got, p.queue[p.first].buf[0])
+			}
+			p.queued -= len(p.queue[p.first].buf)
+			p.pop()
+			got++
+		}
+		want = max(want, cap(p.queue))
+	}
+	if want > 300 || p.queued != 10*(1+pieceCost) {
+		t.Errorf("room for %d pieces, %d bytes queued", want, p.queued)
 	}
 }
