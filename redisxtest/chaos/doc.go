@@ -22,7 +22,8 @@
 //
 // Where: a command's name, any, script=NAME, message (of Pub/Sub) or invalidation (of a [driver.Tracker]), key=GLOB or
 // channel=GLOB, and node=HOST:PORT. When: nth=3, nth=3..5 or nth=3.. among the matches of this rule, p=0.05, times=2. Values
-// with spaces, quotes or # are quoted as in Go. A # begins a comment.
+// with spaces, quotes or # are quoted as in Go. A # begins a comment. [ParseAll] takes the steps of a [Schedule] in
+// the same text.
 //
 //	latency 5ms, latency 1ms..20ms   the call waits before the command is sent; those of several rules add up
 //	reply "OOM no memory"            an error reply, the command is not run; one known word is enough: reply OOM
@@ -81,8 +82,8 @@
 //   - reply: a command without effect is sent in its place (ECHO without its argument, DISCARD for EXEC), and the answer
 //     replaced. The server must be there to answer. In a transaction it aborts it.
 //   - lose-reply, cut, reset: when the reply begins to arrive. What the client had sent behind the command is run.
-//   - duplicate: the first reply arrives after the second has come. Not in a transaction, nor for commands that change their
-//     connection or are longer than 64 KiB.
+//   - duplicate: the first reply arrives after the second has come, unless it is longer than 64 KiB. Not in a transaction, nor
+//     for commands that change their connection or are longer than 64 KiB.
 //   - hang, hang-reply: the connection stays and carries nothing more in that direction until [Network.Heal] resets it.
 //   - lose-subscription, lose-invalidation: so many are dropped, then the connection is closed. bug-silent-gap: they are
 //     dropped.
