@@ -205,6 +205,39 @@ func TestInvalidationsOnTheWire(t *testing.T) {
 	require.True(t, read("k2"), "its invalidation was lost")
 }
 
+// In RESP2 invalidations are messages on the connection that CLIENT TRACKING names, not on that which reads.
+func TestRedirectedInvalidations(t *testing.T) {
+	s := redisxtest.StartServer(t)
+	px := chaos.NewDialer(t, chaos.OnInvalidation().Key("k").Nth(2).LoseInvalidation(1))
+	dial := func() (net.Conn, *bufio.Reader) {
+		nc, err := px.Dial(within(t), "tcp", s.Addr())
+		require.NoError(t, err)
+		t.Cleanup(func() { nc.Close() })
+		require.NoError(t, nc.SetDeadline(time.Now().Add(20*time.Second)))
+		return nc, bufio.NewReader(nc)
+	}
+	ask := func(nc net.Conn, r *bufio.Reader, command string) string {
+		_, err := fmt.Fprint(nc, command+"\r\n")
+		require.NoError(t, err)
+		line, err := r.ReadString('\n')
+		require.NoError(t, err)
+		return strings.TrimSpace(line)
+	}
+	told, events := dial()
+	reads, replies := dial()
+	id := ask(told, events, "CLIENT ID")[1:]
+	ask(told, events, "SUBSCRIBE __redis__:invalidate")
+	require.Equal(t, "+OK", ask(reads, replies, "CLIENT TRACKING ON REDIRECT "+id))
+	for range 2 {
+		require.Equal(t, ":0", ask(reads, replies, "STRLEN k"))
+		require.NoError(t, s.Do("SET", "k", "").Err())
+	}
+	got, err := io.ReadAll(events)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(got), "\r\nk\r\n"), "%q", got)
+	require.Equal(t, ":0", ask(reads, replies, "STRLEN k"), "the other connection goes on")
+}
+
 func TestScriptsOnTheWire(t *testing.T) {
 	script := driver.NewScript("test.one", "return 1")
 	f := redisxtest.NewFake(t)
