@@ -91,9 +91,12 @@ func authenticated(ctx context.Context, dial func(context.Context, string, strin
 	}
 	fmt.Fprintf(nc, "*3\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n", len(user), user, len(password), password)
 	answer := make([]byte, 5)
-	if _, err := io.ReadFull(nc, answer); err != nil || string(answer) != "+OK\r\n" {
+	if _, err = io.ReadFull(nc, answer); err == nil && string(answer) != "+OK\r\n" {
+		err = fmt.Errorf("refused: %q", answer)
+	}
+	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("AUTH failed: %q %v", answer, err)
+		return nil, fmt.Errorf("AUTH: %w", err)
 	}
 	return nc, nil
 }
