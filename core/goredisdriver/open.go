@@ -120,7 +120,7 @@ func explain(err error, e *core.Endpoint, cfg config) string {
 	case cfg.tls != nil && cfg.tls.Certificates == nil && cutOff(err):
 		return "the server broke the connection off after TLS was set up; it may require a client certificate (parameters cert and key)"
 	case cfg.tls == nil && e.Network == "tcp" && cutOff(err) && op != nil && !op.Sent:
-		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s)", withTLS)
+		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s), has too many clients, or is a proxy with no server behind it", withTLS)
 	}
 	return ""
 }

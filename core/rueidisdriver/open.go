@@ -268,7 +268,9 @@ func (h *heard) explain(e *core.Endpoint, err error) string {
 	case e.TLS == nil && h.alert.Load():
 		return fmt.Sprintf("the server answers with a TLS alert: it expects TLS (%s)", withTLS)
 	case e.TLS == nil && e.Network == "tcp" && cutOff && !h.answered.Load():
-		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s)", withTLS)
+		return fmt.Sprintf("the server closed the connection without an answer; perhaps it expects TLS (%s), has too many clients, or is a proxy with no server behind it", withTLS)
+	case e.TLS == nil && e.Network == "tcp" && cutOff:
+		return "the server closed the connection after an answer; perhaps it has too many clients"
 	case e.TLS == nil:
 	case noTLS:
 		return fmt.Sprintf("the server does not speak TLS (%s is without)", without)
@@ -307,4 +309,4 @@ func (r *redacted) Error() string {
 }
 
 // Unwrap returns the cause, and says that no command was sent.
-func (r *redacted) Unwrap() []error { return []error{r.err, driver.ErrNotSent} }
+func (r *redacted) Unwrap() []error { return []error{r.err, driver.NotSent(r.err)} }

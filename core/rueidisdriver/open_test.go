@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-redisx/redisx/core"
 	"github.com/go-redisx/redisx/core/driver"
 	"github.com/redis/rueidis"
 )
@@ -226,5 +227,19 @@ func TestStandaloneThatAnswersClusterSlots(t *testing.T) {
 	d := open(t, s.url())
 	if d.topology != driver.Standalone {
 		t.Errorf("taken for a %v", d.topology)
+	}
+}
+
+// What cannot connect has sent nothing: that is a class of failure which an application may act on.
+func TestAFailureToConnectHasAClass(t *testing.T) {
+	for url, want := range map[string]core.Class{
+		"redis://127.0.0.1:1": core.ClassNotSent,
+		"redis://" + answering(t, "-ERR max number of clients reached\r\n"): core.ClassNotSent, // the client does not pass it on
+		"redis://" + answering(t, "+OK\r\n"):                                core.ClassNotSent,
+	} {
+		err := openFails(t, url, "")
+		if got := core.Classify(err); got != want || !errors.Is(err, driver.ErrNotSent) {
+			t.Errorf("%s: class %s, want %s: %v", url, got, want, err)
+		}
 	}
 }
