@@ -88,10 +88,22 @@ func init() {
 			return args
 		},
 		"XADD": xadd, "XRANGE": xrange, "XREVRANGE": xrange, "XPENDING": xpending, "XREAD": xread, "XREADGROUP": xread,
+		"XDEL": streamIDs, "GETRANGE": func(_ *Fake, _ *fakeConn, args []string, r *reply) []string {
+			from, err1 := strconv.ParseInt(args[2], 10, 64)
+			to, err2 := strconv.ParseInt(args[3], 10, 64)
+			if err1 == nil && err2 == nil && from < 0 && to < from {
+				return []string{args[0], args[1], "1", "0"} // nothing; miniredis gives the first byte
+			}
+			return args
+		},
 		"PFADD": pfadd, "PFCOUNT": pfcount,
-		"XTRIM": func(_ *Fake, _ *fakeConn, args []string, r *reply) []string {
-			if how := strings.ToUpper(args[2]); how != "MAXLEN" && how != "MINID" {
-				r.errorf("ERR syntax error")
+		"XTRIM": xtrim, "LMOVE": ends(3), "BLMOVE": ends(3), "LPOS": lpos,
+		"BITPOS": func(_ *Fake, _ *fakeConn, args []string, r *reply) []string {
+			switch n, err := strconv.ParseInt(args[2], 10, 64); {
+			case err != nil:
+				r.errorf(errNotInteger)
+			case n != 0 && n != 1:
+				r.errorf("ERR The bit argument must be 1 or 0.")
 			}
 			return args
 		},
@@ -327,17 +339,97 @@ func pfcount(f *Fake, c *fakeConn, args []string, r *reply) []string {
 	return args
 }
 
+// ends checks the ends of lists in two arguments; miniredis takes an element away and puts it nowhere.
+func ends(at int) check {
+	return func(_ *Fake, _ *fakeConn, args []string, r *reply) []string {
+		for _, end := range args[at : at+2] {
+			if !strings.EqualFold(end, "LEFT") && !strings.EqualFold(end, "RIGHT") {
+				r.errorf("ERR syntax error")
+				break
+			}
+		}
+		return args
+	}
+}
+
+// lpos bounds COUNT, for which miniredis makes room.
+func lpos(f *Fake, c *fakeConn, args []string, _ *reply) []string {
+	for i := 3; i+1 < len(args); i += 2 {
+		if n, err := strconv.ParseInt(args[i+1], 10, 64); strings.EqualFold(args[i], "COUNT") && err == nil && n > 1<<20 {
+			args = slices.Clone(args)
+			args[i+1] = "0" // all
+		}
+	}
+	return args
+}
+
+func xtrim(_ *Fake, _ *fakeConn, args []string, r *reply) []string {
+	how, i := strings.ToUpper(args[2]), 3
+	if how != "MAXLEN" && how != "MINID" {
+		r.errorf("ERR syntax error")
+		return args
+	}
+	if args[i] == "~" || args[i] == "=" {
+		i++
+	}
+	if i == len(args) {
+		i-- // the sign is the threshold, and no good one
+	}
+	checkThreshold(how, args[i], r)
+	return args
+}
+
+// checkThreshold says what is wrong with up to where a stream is trimmed.
+func checkThreshold(how, value string, r *reply) {
+	if how == "MINID" {
+		if _, ok := parseStreamID(value, 0); !ok {
+			r.errorf(errStreamID)
+		}
+		return
+	}
+	switch n, err := strconv.ParseInt(value, 10, 64); {
+	case err != nil:
+		r.errorf(errNotInteger)
+	case n < 0:
+		r.errorf("ERR The MAXLEN argument must be >= 0.")
+	}
+}
+
 func xrange(f *Fake, c *fakeConn, args []string, r *reply) []string {
 	if kind := f.eng.kind(c.db, args[1]); kind != "" && kind != "stream" {
 		r.errorf(errNotStream)
 		return args
 	}
 	if len(args) == 6 && strings.EqualFold(args[4], "COUNT") {
-		if n, err := strconv.ParseInt(args[5], 10, 64); err == nil && n <= 0 {
-			r.nullArray()
+		if n, err := strconv.ParseInt(args[5], 10, 64); err == nil && n <= 0 && rangeEnd(args[2]) && rangeEnd(args[3]) {
+			if f.eng.kind(c.db, args[1]) == "" {
+				r.array(0)
+			} else {
+				r.nullArray()
+			}
 		}
 	}
 	return args
+}
+
+// streamIDs checks all IDs before the first is worked on.
+func streamIDs(f *Fake, c *fakeConn, args []string, r *reply) []string {
+	if f.eng.kind(c.db, args[1]) != "stream" {
+		return args
+	}
+	for _, id := range args[2:] {
+		if _, ok := parseStreamID(id, 0); !ok {
+			r.errorf(errStreamID)
+			break
+		}
+	}
+	return args
+}
+
+// rangeEnd reports whether the server takes s for an end of a range of a stream.
+func rangeEnd(s string) bool {
+	_, ok := parseStreamID(strings.TrimPrefix(s, "("), 0)
+	return ok || s == "-" || s == "+"
 }
 
 func xpending(_ *Fake, _ *fakeConn, args []string, _ *reply) []string {
@@ -429,6 +521,9 @@ options:
 				i++
 			}
 			if i < len(args) {
+				if checkThreshold(opt, args[i], r); len(r.b) > 0 {
+					return args
+				}
 				rest = append(rest, args[i])
 			}
 		case opt == "LIMIT" && i+1 < len(args):
@@ -451,7 +546,12 @@ options:
 	}
 	if i < len(args) {
 		if s := f.eng.stream(dbKey{c.db, args[1]}); s != nil {
-			if id, ok := parseStreamID(args[i], 0); ok && id != (streamID{}) && id.compare(s.last()) <= 0 && (len(args)-i)%2 == 1 {
+			text, any := strings.CutSuffix(args[i], "-*") // the newest of its millisecond
+			low := uint64(0)
+			if any {
+				low = math.MaxUint64
+			}
+			if id, ok := parseStreamID(text, low); ok && id != (streamID{}) && id.compare(s.last()) <= 0 && (len(args)-i)%2 == 1 {
 				r.errorf("ERR The ID specified in XADD is equal or smaller than the target stream top item")
 			}
 		}

@@ -136,6 +136,26 @@ func (e *engine) version(k dbKey) uint {
 	return e.versions(db)[k.key] + 1
 }
 
+// stamp of a key differs whenever the key has changed, also if it is gone again.
+func (e *engine) stamp(k dbKey) uint {
+	db := (*e.dbs)[k.db]
+	if db == nil {
+		return 0
+	}
+	n := 2 * e.versions(db)[k.key]
+	if _, ok := field[map[string]string](db, "keys")[k.key]; ok {
+		n++
+	}
+	return n
+}
+
+// changed notes a change that miniredis does not count.
+func (e *engine) changed(k dbKey) {
+	if db := (*e.dbs)[k.db]; db != nil {
+		e.versions(db)[k.key]++
+	}
+}
+
 // keys returns the number of keys of a database, and of those with a TTL.
 func (e *engine) keys(db int) (all, volatile int) {
 	d := (*e.dbs)[db]
@@ -180,6 +200,13 @@ func (e *engine) expiry(k dbKey) (at time.Time, exists, volatile bool) {
 	}
 	ttl, ok := e.ttls(d)[k.key]
 	return e.last.Add(ttl), true, ok
+}
+
+// persist takes away the TTL of a key.
+func (e *engine) persist(k dbKey) {
+	if d := (*e.dbs)[k.db]; d != nil {
+		delete(e.ttls(d), k.key)
+	}
 }
 
 // volatile reports whether any key has a TTL.

@@ -2,6 +2,7 @@ package redisxtest
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -169,13 +170,29 @@ func (f *Fake) data(c *fakeConn, name string, args []string) (out []byte) {
 		}
 		defer f.groupReads(c, args)()
 	case "XADD":
+		missing := f.eng.kind(c.db, args[1]) == ""
 		defer func() {
+			if missing && len(out) > 0 && out[0] == '-' && f.eng.kind(c.db, args[1]) != "" {
+				f.eng.m.DB(c.db).Del(args[1]) // miniredis makes the stream before it looks at the ID
+			}
 			if s := f.eng.stream(dbKey{c.db, args[1]}); s != nil && len(out) > 0 && out[0] == '$' && !isNull(out) {
 				f.added(s)
 			}
 		}()
+	case "XTRIM":
+		defer func() {
+			if len(out) > 0 && out[0] == ':' && string(out) != ":0\r\n" {
+				f.eng.changed(dbKey{c.db, args[1]})
+			}
+		}()
 	case "XDEL":
 		defer f.deletes(dbKey{c.db, args[1]}, args[2:])()
+	case "COPY", "BITOP":
+		defer func() {
+			if len(out) > 0 && out[0] == ':' && string(out) != ":0\r\n" {
+				f.overwritten(c, name, args)
+			}
+		}()
 	case "FLUSHALL", "FLUSHDB":
 		f.tracks.flush(c.node)
 		if len(args) == 2 && strings.EqualFold(args[1], "SYNC") {
@@ -211,6 +228,22 @@ func (f *Fake) data(c *fakeConn, name string, args []string) (out []byte) {
 		return asRESP3(name, args, out)
 	}
 	return out
+}
+
+// overwritten takes the TTL of what was there before from the destination of COPY and BITOP.
+func (f *Fake) overwritten(c *fakeConn, name string, args []string) {
+	from, to := dbKey{c.db, ""}, dbKey{c.db, args[2]}
+	if name == "COPY" {
+		from.key = args[1]
+		for i := 3; i+1 < len(args); i++ {
+			if n, err := strconv.Atoi(args[i+1]); strings.EqualFold(args[i], "DB") && err == nil {
+				to.db = n
+			}
+		}
+	}
+	if _, _, volatile := f.eng.expiry(from); !volatile || name == "BITOP" {
+		f.eng.persist(to)
+	}
 }
 
 // streamsMap turns the list of [stream, entries] pairs into the map it is in RESP3.

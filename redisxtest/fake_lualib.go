@@ -45,6 +45,9 @@ func newLua(run *scriptRun) *lua.LState {
 	} {
 		str.RawSetString(name, l.NewFunction(withStrings(str.RawGetString(name).(*lua.LFunction), n)))
 	}
+	for _, name := range []string{"find", "match", "gmatch", "gsub"} {
+		str.RawSetString(name, l.NewFunction(withoutFrontier(str.RawGetString(name).(*lua.LFunction))))
+	}
 	set(str, map[string]lua.LGFunction{"format": luaStringFormat, "upper": mapBytes('a', 'z'), "lower": mapBytes('A', 'Z')})
 	tab := g.RawGetString(lua.TabLibName).(*lua.LTable)
 	set(tab, map[string]lua.LGFunction{"concat": luaTableConcat})
@@ -331,6 +334,25 @@ func luaLoadString(l *lua.LState) int {
 	fn.Env = l.Env
 	l.Push(fn)
 	return 1
+}
+
+// withoutFrontier refuses the pattern %f, which gopher-lua takes for the letter.
+func withoutFrontier(fn *lua.LFunction) lua.LGFunction {
+	return func(l *lua.LState) int {
+		if p, ok := l.Get(2).(lua.LString); ok && !lua.LVAsBool(l.Get(4)) {
+			for i := 0; i+1 < len(p); i++ {
+				if p[i] != '%' {
+					continue
+				}
+				if i++; p[i] == 'f' {
+					l.RaiseError("%s", "the fake server has no %f in patterns")
+				}
+			}
+		}
+		l.Insert(fn, 1)
+		l.Call(l.GetTop()-1, lua.MultRet)
+		return l.GetTop()
+	}
 }
 
 // withStrings makes strings of numbers among the first n arguments, and of what gsub's replacement returns.

@@ -341,6 +341,23 @@ func (run *scriptRun) replyTable(t *lua.LTable, r *reply) {
 		}
 		return
 	}
+	if s, ok := t.RawGetString("big_number").(lua.LString); ok {
+		text := strings.NewReplacer("\r", " ", "\n", " ").Replace(string(s))
+		if r.resp == 3 {
+			r.simpleKind('(', text)
+		} else {
+			r.bulk(text)
+		}
+		return
+	}
+	if v, ok := t.RawGetString("verbatim_string").(*lua.LTable); ok {
+		format, ok1 := v.RawGetString("format").(lua.LString)
+		text, ok2 := v.RawGetString("string").(lua.LString)
+		if ok1 && ok2 {
+			r.verbatim(string(format), string(text))
+			return
+		}
+	}
 	if m, ok := t.RawGetString("map").(*lua.LTable); ok {
 		n := 0
 		m.ForEach(func(lua.LValue, lua.LValue) { n++ })

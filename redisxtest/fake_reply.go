@@ -54,6 +54,17 @@ func (r *reply) bulk(s string) {
 	r.b = append(r.b, '\r', '\n')
 }
 
+// verbatim is a string with its format in RESP3, of three letters.
+func (r *reply) verbatim(format, s string) {
+	if r.resp != 3 {
+		r.bulk(s)
+		return
+	}
+	format = (format + "   ")[:3]
+	r.head('=', len(s)+4)
+	r.b = append(r.b, format+":"+s+"\r\n"...)
+}
+
 func (r *reply) int(n int) { r.head(':', n) }
 
 func (r *reply) array(n int) { r.head('*', n) }

@@ -34,7 +34,7 @@ func (f *Fake) cmdWatch(c *fakeConn, args []string, r *reply) {
 	for _, key := range args[1:] {
 		k := dbKey{c.db, key}
 		if _, ok := c.watch[k]; !ok {
-			c.watch[k] = f.eng.version(k)
+			c.watch[k] = f.eng.stamp(k)
 		}
 	}
 	r.ok()
@@ -56,8 +56,8 @@ func (f *Fake) cmdExec(c *fakeConn, _ []string, r *reply) {
 		r.errorf("EXECABORT Transaction discarded because of previous errors.")
 		return
 	}
-	for k, version := range watch {
-		if f.eng.version(k) != version {
+	for k, stamp := range watch {
+		if f.eng.stamp(k) != stamp {
 			r.nullArray()
 			return
 		}
