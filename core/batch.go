@@ -319,7 +319,7 @@ func (l *lane) send(w *worker) {
 		l.settleAll(w, l.client.refusal(context.Background()))
 		return
 	}
-	limit := l.client.budget0.context()
+	limit := l.client.batches.context()
 	if len(w.cmds) == 1 {
 		r := l.client.driver.Do(limit, w.cmds[0])
 		l.breaker.end(epoch, r.Err())

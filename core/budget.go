@@ -13,13 +13,21 @@ import (
 // timeout and one timeout and a grain ahead.
 type budget struct {
 	timeout, grain time.Duration
+	until          func(time.Time) context.Context
 	current        atomic.Pointer[tick]
 }
 
 type tick struct{ ctx context.Context }
 
 func newBudget(timeout time.Duration) *budget {
-	return &budget{timeout: timeout, grain: min(max(timeout/32, 100*time.Microsecond), 10*time.Millisecond)}
+	return &budget{timeout: timeout, grain: min(max(timeout/32, 100*time.Microsecond), 10*time.Millisecond), until: driver.UntilDeadline}
+}
+
+// newBatchBudget is newBudget for lists of commands of several callers.
+func newBatchBudget(timeout time.Duration) *budget {
+	b := newBudget(timeout)
+	b.until = driver.UntilDeadlineTogether
+	return b
 }
 
 // context returns the context for a call that begins now.
@@ -28,7 +36,7 @@ func (b *budget) context() context.Context {
 	if t := b.current.Load(); t != nil && t.ctx.Err() == nil {
 		return t.ctx
 	}
-	t := &tick{ctx: driver.UntilDeadline(time.Now().Add(b.timeout + b.grain))}
+	t := &tick{ctx: b.until(time.Now().Add(b.timeout + b.grain))}
 	t.ctx.Done() // many will ask: let one timer answer, not each his own look at the clock
 	b.current.Store(t)
 	// Whoever raced us and stored another tick has one as fresh as ours; each timer removes its own only.

@@ -31,8 +31,8 @@ type clientState struct {
 	breakerConfig BreakerConfig
 	noBreaker     bool
 	noBatching    bool
-	// budget0 is the budget of batches, and of every view that has no timeout of its own.
-	budget0 *budget
+	// budget0 is the budget of every view that has no timeout of its own, batches the same for what is sent together.
+	budget0, batches *budget
 
 	lane0 *lane    // the only one, or the one for commands whose node is not known
 	lanes sync.Map // node → *lane
@@ -75,7 +75,7 @@ func New(d driver.Driver, opts ...Option) (*Client, error) {
 	s.closingCtx, s.cancel = context.WithCancel(context.Background())
 	s.closing = s.closingCtx.Done()
 	s.lane0 = newLane(s, "", "")
-	s.budget0 = newBudget(c.timeout)
+	s.budget0, s.batches = newBudget(c.timeout), newBatchBudget(c.timeout)
 	return &Client{clientState: s, budget: s.budget0}, nil
 }
 

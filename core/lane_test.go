@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -258,5 +259,41 @@ func TestHealthOfAClusterAndOfANodeTakenForAServer(t *testing.T) {
 	h := newTestClient(t, serverLike(map[string]driver.Reply{"PING": driver.StringReply("+HELLO")})).Health(t.Context())
 	if h.Up || h.Err == nil {
 		t.Errorf("a server that answers PING with something else: %+v", h)
+	}
+}
+
+func TestListsOfSeveralCallersSayThatTheyAre(t *testing.T) {
+	d, entered, release := blockedDriver()
+	var mu sync.Mutex
+	together := map[string]bool{}
+	answer := d.answer
+	d.answer = func(ctx context.Context, cmd driver.Cmd) driver.Reply {
+		mu.Lock()
+		key := cmd.Args[len(cmd.Args)-1]
+		together[key] = together[key] || driver.SentTogether(ctx)
+		mu.Unlock()
+		return answer(ctx, cmd)
+	}
+	c := newTestClient(t, d, WithCommandTimeout(time.Minute))
+	var wg sync.WaitGroup
+	fill(t, c, entered, &wg)
+	wg.Go(func() { c.DoMulti(t.Context(), []driver.Cmd{get("own")}) })
+	for range 20 {
+		wg.Go(func() { c.Do(t.Context(), get("joined")) })
+	}
+	eventually(t, "20 wait", func() bool {
+		c.lane0.mu.Lock()
+		defer c.lane0.mu.Unlock()
+		return len(c.lane0.queue) == 20
+	})
+	close(release)
+	wg.Wait()
+	if want := map[string]bool{"first": false, "own": false, "joined": true}; !maps.Equal(together, want) {
+		t.Errorf("the driver was told %v, want %v", together, want)
+	}
+	derived, cancel := context.WithTimeout(driver.UntilDeadlineTogether(time.Now().Add(time.Minute)), time.Second)
+	defer cancel()
+	if !driver.SentTogether(derived) || driver.SentTogether(t.Context()) || driver.SentTogether(driver.UntilDeadline(time.Now())) {
+		t.Error("a context does not say what it is for")
 	}
 }

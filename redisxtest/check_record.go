@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -100,29 +99,13 @@ func (r *recording) DoMulti(ctx context.Context, cmds []driver.Cmd) []driver.Rep
 	invalid := func(c driver.Cmd) bool { return c.CheckShared() != nil }
 	if ctx.Err() == nil && len(cmds) > 0 && !slices.ContainsFunc(cmds, invalid) {
 		trips := 1
-		if isBatch() {
+		if driver.SentTogether(ctx) {
+			// Each of the callers waits for his own, as if it were sent alone; with how many others it travels is chance.
 			trips = len(cmds)
 		}
 		r.note(trips, cmds...)
 	}
 	return r.Driver.DoMulti(ctx, cmds)
-}
-
-// isBatch reports whether the call comes from a core.Client that sends the commands of several callers together. Each of them
-// waits for his own, as if it were sent alone; with how many others it travels is chance. Only the stack tells such a list
-// from a pipeline.
-func isBatch() bool {
-	var pcs [16]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
-	for {
-		f, more := frames.Next()
-		if strings.HasPrefix(f.Function, "github.com/go-redisx/redisx/core.(*lane).") {
-			return true
-		}
-		if !more {
-			return false
-		}
-	}
 }
 
 // Close implements driver.Driver.

@@ -14,6 +14,7 @@ type deadlineContext struct {
 	once     sync.Once
 	armed    atomic.Bool // a timer closes done
 	done     chan struct{}
+	together bool
 }
 
 // UntilDeadline returns a context that ends at a deadline and cannot be cancelled earlier. A driver whose client honours
@@ -21,6 +22,30 @@ type deadlineContext struct {
 // timer before somebody asks for Done, and needs no release.
 func UntilDeadline(deadline time.Time) context.Context {
 	return &deadlineContext{Context: context.Background(), deadline: deadline, done: make(chan struct{})}
+}
+
+// UntilDeadlineTogether is [UntilDeadline] for a list of commands of several callers, each of whom waits for his own: see
+// [SentTogether].
+func UntilDeadlineTogether(deadline time.Time) context.Context {
+	return &deadlineContext{Context: context.Background(), deadline: deadline, done: make(chan struct{}), together: true}
+}
+
+// SentTogether reports whether the commands that are sent with ctx come from several callers who know nothing of each
+// other, as those that a core.Client joins, and not from one who made a list of them. It says so of what was derived from
+// such a context too. A driver that watches its use may want to know; what it does must not depend on it.
+func SentTogether(ctx context.Context) bool {
+	together, _ := ctx.Value(togetherKey{}).(bool)
+	return together
+}
+
+type togetherKey struct{}
+
+// Value implements context.Context.
+func (c *deadlineContext) Value(key any) any {
+	if _, ok := key.(togetherKey); ok {
+		return c.together
+	}
+	return nil
 }
 
 // DeadlineOnly reports whether ctx can end by its deadline only, or not at all.
