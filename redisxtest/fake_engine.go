@@ -73,7 +73,7 @@ func private[T, S any](s *S, field string) (*T, error) {
 
 // streamsOf returns the streams of a database, whose layout newEngine has checked.
 func streamsOf(db *miniredis.RedisDB) *map[string]*streamData {
-	return (*map[string]*streamData)(unsafe.Pointer(reflect.ValueOf(db).Elem().FieldByName("streamKeys").UnsafeAddr()))
+	return (*map[string]*streamData)(unsafe.Add(unsafe.Pointer(db), fieldsOf["streamKeys"]))
 }
 
 // sameLayout reports whether values of two types are the same in memory, fields by name but for those that b does not use.
@@ -107,13 +107,18 @@ func sameLayout(a, b reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
+// fieldsOf are where the fields of a database are. Looking them up by name takes longer than most commands.
+var fieldsOf = func() map[string]uintptr {
+	all, t := map[string]uintptr{}, reflect.TypeFor[miniredis.RedisDB]()
+	for i := range t.NumField() {
+		all[t.Field(i).Name] = t.Field(i).Offset
+	}
+	return all
+}()
+
 // field is private for the maps that newEngine has checked.
 func field[T any](db *miniredis.RedisDB, name string) T {
-	p, err := private[T](db, name)
-	if err != nil {
-		panic(err)
-	}
-	return *p
+	return *(*T)(unsafe.Add(unsafe.Pointer(db), fieldsOf[name]))
 }
 
 func (e *engine) ttls(db *miniredis.RedisDB) map[string]time.Duration {
@@ -225,7 +230,7 @@ func (e *engine) crowded() bool {
 	for _, db := range *e.dbs {
 		n += len(e.ttls(db))
 	}
-	return n > 1000
+	return n > 100
 }
 
 // tick moves the clock to now, removes the keys that expired, and returns them.
