@@ -21,7 +21,8 @@ import (
 //
 // Data commands are miniredis; connections, transactions, blocking, Pub/Sub, CLIENT TRACKING, expiry, scripts, consumer
 // groups and the commands that describe the server are the Fake's own. It calls itself redis 7.2.0. What it lacks it
-// refuses with an error: functions, replication, most of ACL, modules, TTLs of hash fields, SORT, OBJECT but for IDLETIME.
+// refuses with an error: functions, replication, most of ACL, modules, TTLs of hash fields, keyspace notifications, SORT,
+// OBJECT but for IDLETIME.
 // [NewFakeCluster] is a Cluster of such servers.
 //
 // A script that does not end makes others see BUSY after 5 s of wall clock, or what CONFIG SET busy-reply-threshold says;

@@ -110,7 +110,7 @@ func (f *Fake) attempt(c *fakeConn, name string, args []string) (out []byte, blo
 		return out, true, true
 	}
 	out = f.eng.run(c.peer, &c.buf, "EXEC")
-	out = slices.Clone(out[min(len(out), len("*1\r\n")):])
+	out = scores(name, args, slices.Clone(out[min(len(out), len("*1\r\n")):]))
 	if isNull(out) {
 		return none.b, true, false
 	}

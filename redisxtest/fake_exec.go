@@ -207,7 +207,7 @@ func (f *Fake) data(c *fakeConn, name string, args []string) (out []byte) {
 			f.touch(dbKey{c.db, args[1]})
 		}
 	}
-	out = f.eng.run(c.peer, &c.buf, args...)
+	out = scores(name, args, f.eng.run(c.peer, &c.buf, args...))
 	if storesEmpty[name] && string(out) == ":0\r\n" {
 		f.eng.run(c.peer, &c.buf, "DEL", args[1])
 		return []byte(":0\r\n")

@@ -127,6 +127,10 @@ func (f *Fake) cmdConfig(_ *fakeConn, args []string, r *reply) {
 				r.errorf("ERR CONFIG SET failed (possibly related to argument '%s') - can't set immutable config", name)
 				return
 			}
+			if name == "notify-keyspace-events" && value != "" {
+				r.errorf("ERR the fake server has no keyspace notifications")
+				return
+			}
 			f.config[name] = value
 		}
 		r.ok()

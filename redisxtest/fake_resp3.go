@@ -98,3 +98,86 @@ func scoresAsText(out []byte) []byte {
 	}
 	return r.b
 }
+
+// scores writes the scores in a reply as the server does: miniredis has 1.7954388e+12 for a time in milliseconds that
+// happens to be round. In RESP2 only their place tells them from members.
+func scores(name string, args []string, out []byte) []byte {
+	if len(out) == 0 || name[0] != 'Z' && name != "BZPOPMIN" && name != "BZPOPMAX" && name != "BZMPOP" {
+		return out
+	}
+	every, from := 0, 0 // which elements of the list are scores
+	switch name {
+	case "ZSCORE", "ZINCRBY", "ZADD":
+		return eachScore(out, out[0] == '$')
+	case "ZMSCORE":
+		every = 1
+	case "ZPOPMIN", "ZPOPMAX":
+		every, from = 2, 1
+	case "BZPOPMIN", "BZPOPMAX":
+		every, from = 3, 2
+	case "ZMPOP", "BZMPOP", "ZSCAN":
+		return nestedScores(out)
+	default:
+		if slices.ContainsFunc(args, func(a string) bool { return strings.EqualFold(a, "WITHSCORES") }) {
+			every, from = 2, 1
+		}
+	}
+	if every == 0 {
+		return out
+	}
+	return listedScores(out, every, from)
+}
+
+func listedScores(out []byte, every, from int) []byte {
+	list, ok := items(out)
+	if !ok {
+		return out
+	}
+	b := slices.Clone(out[:slices.Index(out, '\n')+1])
+	for i, v := range list {
+		if inner, ok := items(v); ok && len(inner) == 2 { // a pair
+			b = append(b, listedScores(v, 2, 1)...)
+			continue
+		}
+		b = append(b, eachScore(v, i%every == from)...)
+	}
+	return b
+}
+
+// nestedScores is for lists of the members with scores behind something else.
+func nestedScores(out []byte) []byte {
+	list, ok := items(out)
+	if !ok || len(list) != 2 {
+		return out
+	}
+	b := slices.Clone(out[:slices.Index(out, '\n')+1])
+	return append(append(b, list[0]...), listedScores(list[1], 2, 1)...)
+}
+
+// eachScore writes one score; bulk tells that a string is one.
+func eachScore(v []byte, bulk bool) []byte {
+	head := slices.Index(v, '\n') + 1
+	if head < 3 {
+		return v
+	}
+	text := string(v[1 : head-2])
+	if v[0] == '$' {
+		if !bulk || isNull(v) {
+			return v
+		}
+		text = strings.TrimSuffix(string(v[head:]), "\r\n")
+	} else if v[0] != ',' {
+		return v
+	}
+	n, ok := luaNumber(text)
+	if !ok {
+		return v
+	}
+	r := reply{}
+	if v[0] == ',' {
+		r.simpleKind(',', wireNumber(n))
+	} else {
+		r.bulk(wireNumber(n))
+	}
+	return r.b
+}
