@@ -61,7 +61,8 @@ func (s *Server) Stop() {
 //
 // With keepData it comes back with every key it had when it ended: its clients are cut off and then it is saved (SHUTDOWN
 // SAVE), so that no acknowledged write is lost. Of a server that was killed before there is what its configuration persisted,
-// by default nothing. Without keepData it comes back empty, persistence or not.
+// by default nothing. Without keepData it comes back empty, persistence or not. With keepData the server must be able to save:
+// one that is made to fail by [Server.Busy], [Server.Loading], [Server.FailSaves] or [Server.RefuseClients] fails the test.
 //
 // A replica gets the keys of its primary in any case, soon after Restart returns. A node of a Cluster keeps nodes.conf: it comes
 // back as the member it was, with its slots if no replica took over meanwhile, and then, if it comes back empty, empties its
@@ -81,6 +82,9 @@ func (s *Server) Restart(keepData bool) {
 }
 
 func (in *instance) restartLocked(keepData bool) error {
+	if in.removed {
+		return errors.New("the test of the server has ended")
+	}
 	extra := false
 	if keepData && in.process != nil && in.process.running() && !in.sentinel {
 		var err error

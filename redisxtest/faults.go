@@ -31,11 +31,11 @@ func (s *Server) begin(method string, endsItself bool, start, end func() error) 
 		s.fault("%s: a Sentinel has no data that could fail", method)
 		return nothing
 	}
-	if !in.awake() {
+	run, up := in.up()
+	if !up {
 		s.fault("%s: the server does not run, or is paused", method)
 		return nothing
 	}
-	run := in.run()
 	var err error
 	if !endsItself {
 		err = in.claim(method, run)
@@ -63,13 +63,16 @@ func (s *Server) begin(method string, endsItself bool, start, end func() error) 
 			return
 		}
 		over = true
-		in.release(method, run)
+		defer in.release(method, run) // no sooner than all is as before, which the next one takes for the normal state
 		// A server that was started again has its configuration, in which a Sentinel may have had it write down the fault.
-		if !in.awake() || in.run() != run && !in.cfg.watched {
+		now, up := in.up()
+		if !up || now != run && !in.cfg.watched {
 			return
 		}
-		if err := end(); err != nil && in.awake() && in.run() == run {
-			s.fault("the end of %s: %v", method, err)
+		if err := end(); err != nil {
+			if now, up := in.up(); up && now == run {
+				s.fault("the end of %s: %v", method, err)
+			}
 		}
 	}
 }
@@ -298,8 +301,9 @@ func (in *instance) mend() error {
 	return nil
 }
 
-// RefuseClients has the server refuse new connections with "ERR max number of clients reached", and so [Server.Do] too. Those
-// that are there stay. The returned function ends it.
+// RefuseClients has the server refuse new connections with "ERR max number of clients reached", and so [Server.Do] too, and what
+// other methods do by it: they, and the ends of other faults, fail meanwhile. Connections that are there stay. The returned
+// function ends it.
 func (s *Server) RefuseClients() (end func()) {
 	s.t.Helper()
 	var l *line

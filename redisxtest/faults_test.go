@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ func answers(s *Server) [3]string {
 }
 
 func TestFaultsBeginAndEnd(t *testing.T) {
+	t.Parallel()
 	ok := [3]string{"OK", "OK", "OK"}
 	for _, c := range []struct {
 		name  string
@@ -101,6 +104,7 @@ func configurationOf(t *testing.T, s *Server) map[string]string {
 }
 
 func TestFaultsThatLastEndByThemselves(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		code  string
 		begin func(s *Server, d time.Duration) func()
@@ -153,6 +157,44 @@ func TestFaultsThatLastEndByThemselves(t *testing.T) {
 	}
 }
 
+// Whoever controls the process at the same moment must not make a fault stay, nor pass for a server that does not run.
+func TestFaultsEndWhileTheProcessIsControlled(t *testing.T) {
+	s := StartServer(t, OwnProcess())
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for !done.Load() {
+				s.Resume()
+			}
+		})
+	}
+	for range 100 {
+		s.FillMemory()()
+		if err := s.Do("SET", "k", "v").Err(); err != nil {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+	done.Store(true)
+	wg.Wait()
+}
+
+func TestLoadingLeavesNoKeysIfItCannotBe(t *testing.T) {
+	r := record(t, func(t testing.TB) {
+		s := StartServer(t, OwnProcess())
+		end := s.NoReplicas()
+		s.Loading(time.Second)()
+		end()
+		n, err := s.keyCount()
+		require.NoError(t, err)
+		require.Zero(t, n)
+		t.Log("no key is left")
+	})
+	require.True(t, r.failed)
+	require.Contains(t, r.text(), "Loading: NOREPLICAS")
+	require.Contains(t, r.text(), "no key is left")
+}
+
 func TestAReadOnlyServerKeepsItsReplicas(t *testing.T) {
 	s := StartServer(t, Config("replica-serve-stale-data", "no"))
 	r := StartReplica(t, s)
@@ -200,6 +242,7 @@ func TestNoPasswordOfARuleIsPrinted(t *testing.T) {
 }
 
 func TestFaultsOfClusterNodes(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3, 0)
 	n := c.Node("k")
 	require.NoError(t, n.Do("SET", "k", "v").Err())
@@ -402,6 +445,7 @@ func TestClockSkew(t *testing.T) {
 }
 
 func TestClockSkewOfDeployments(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3, 0, ClockSkew())
 	n := c.Node("k")
 	n.SetClockSkew(time.Hour)

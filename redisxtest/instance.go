@@ -26,6 +26,7 @@ type instance struct {
 	process *process     // nil while stopped
 	paused  bool
 	starts  int // how often it was started
+	removed bool
 
 	faults faults
 }
@@ -95,6 +96,9 @@ func (in *instance) start() error {
 }
 
 func (in *instance) startLocked() error {
+	if in.removed {
+		return errors.New("the test of the server has ended")
+	}
 	args := []string{in.exe.Path, in.file("redis.conf")}
 	// A Sentinel keeps what it learns in its configuration file, and has the servers that it watches keep their roles in theirs.
 	if _, err := os.Stat(args[1]); err != nil || in.fresh || !in.sentinel && !in.cfg.watched {
@@ -160,6 +164,13 @@ func (in *instance) awake() bool {
 	return in.process != nil && !in.paused && in.process.running()
 }
 
+// up is awake with the number of the start, but waits while the server is being started or stopped.
+func (in *instance) up() (run int, up bool) {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.starts, in.process != nil && !in.paused && in.process.running()
+}
+
 func (in *instance) isPaused() bool {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
@@ -180,7 +191,10 @@ func (in *instance) stopLocked() {
 }
 
 func (in *instance) remove() {
-	in.stop()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.removed = true
+	in.stopLocked()
 	_ = os.RemoveAll(in.dir)
 }
 

@@ -207,6 +207,10 @@ func (s *Server) load(d time.Duration) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A server that refuses writes would keep the fillers.
+	if err := s.Do("PEXPIRE", prefix+":0", "1").Err(); err != nil {
+		return nil, err
+	}
 	_, statErr := os.Stat(s.instance.dump())
 	l, err := s.loadSlowly(d, prefix, keys)
 	if err != nil {

@@ -1,6 +1,7 @@
 package redisxtest
 
 import (
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -245,8 +246,9 @@ func (s *Server) target() target {
 	}
 	g := target{network: e.Network, addr: e.Addrs[0], user: e.Username, password: e.Password, db: e.DB, tls: e.TLS}
 	if g.tls != nil && g.tls.ServerName == "" {
-		host, _, _ := strings.Cut(g.addr, ":")
-		g.tls.ServerName = host
+		if host, _, err := net.SplitHostPort(g.addr); err == nil {
+			g.tls.ServerName = host
+		}
 	}
 	return g
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,6 +54,26 @@ func TestServerIsGoneAfterTheTest(t *testing.T) {
 	_, err := net.DialTimeout("tcp", addr, time.Second)
 	require.Error(t, err)
 	require.NoDirExists(t, dir)
+}
+
+// A schedule or a goroutine of the test may come late.
+func TestServerStaysGoneAfterTheTest(t *testing.T) {
+	StartServer(t, OwnProcess()) // skips where there is none
+	for range 20 {
+		var s *Server
+		var wg sync.WaitGroup
+		record(t, func(t testing.TB) {
+			s = StartServer(t, OwnProcess())
+			wg.Go(func() {
+				for range 3 {
+					s.Restart(false)
+				}
+			})
+		})
+		wg.Wait()
+		require.False(t, s.instance.running())
+		require.NoDirExists(t, s.instance.dir)
+	}
 }
 
 func TestServerControl(t *testing.T) {
@@ -141,6 +162,10 @@ func TestServerFaultsAreReported(t *testing.T) {
 	for _, c := range []say{
 		// Found out at once: a server that ends is not waited for.
 		{"bad option of the server", "no-such-option", func(t testing.TB) { StartServer(t, Config("no-such-option", "1")) }},
+		{"a port of one's own", "set by this package", func(t testing.TB) { StartServer(t, Config("port", "7000")) }},
+		{"a password as a setting", "Password", func(t testing.TB) { StartCluster(t, 1, 0, Config("RequirePass", "x")) }},
+		{"not to be run", "permission denied", func(t testing.TB) { StartServer(t, Binary("/etc/passwd")) }},
+		{"not a server", "not a Redis or Valkey server", func(t testing.TB) { StartServer(t, Binary("true")) }},
 		{"bad user", `user "a b"`, func(t testing.TB) { StartServer(t, User("a b", "x")) }},
 		{"line break", "line break", func(t testing.TB) { StartServer(t, Config("save", "1\nport 1")) }},
 		{"process of a shared server", "disturb the other tests", func(t testing.TB) { SharedServer(t).Kill() }},
@@ -262,6 +287,7 @@ func helper() {
 }
 
 func TestServersDieWithTheProgramHoweverItEnds(t *testing.T) {
+	t.Parallel()
 	exe := StartServer(t, OwnProcess()).Executable()
 	for _, c := range []struct {
 		name, shape, end string
