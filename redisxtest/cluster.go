@@ -24,9 +24,14 @@ type Cluster struct {
 	masters, replicas int
 	cfg               config
 
-	mu    sync.Mutex
-	voted map[*instance]time.Time // when a replica of this node was elected
-	stood map[*instance]time.Time // when this node was
+	// Held while a slot gets its new owner or a replica takes over: each of these takes the next epoch, and of two at once the
+	// nodes could take one back.
+	change sync.Mutex
+
+	mu     sync.Mutex
+	moving map[uint16]bool         // slots that are open
+	voted  map[*instance]time.Time // when a replica of this node was elected
+	stood  map[*instance]time.Time // when this node was
 }
 
 // StartCluster starts a Cluster of masters primaries with replicas replicas each and returns when every node says that the
@@ -34,7 +39,8 @@ type Cluster struct {
 // the server's own delay. It ends with the test. Options apply to every node; the node timeout is 2 s unless
 // Config("cluster-node-timeout", …) says otherwise. Tests that break nothing share one: [SharedCluster].
 //
-// Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE lists "cluster".
+// Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE lists "cluster". It is started even if
+// REDISX_TEST_URL names a server.
 func StartCluster(t testing.TB, masters, replicas int, opts ...Option) *Cluster {
 	t.Helper()
 	checkShape(t, masters, replicas)
@@ -67,7 +73,7 @@ func newCluster(exe Executable, cfg config, masters, replicas int) *Cluster {
 	cfg.settings = append(own, cfg.settings...)
 	return &Cluster{
 		deployment: &deployment{exe: exe}, masters: masters, replicas: replicas, cfg: cfg,
-		voted: map[*instance]time.Time{}, stood: map[*instance]time.Time{},
+		moving: map[uint16]bool{}, voted: map[*instance]time.Time{}, stood: map[*instance]time.Time{},
 	}
 }
 
@@ -128,7 +134,6 @@ func (c *Cluster) member(method string, n *Server) bool {
 
 // form makes the nodes a cluster.
 func (c *Cluster) form() error {
-	first := c.nodes[0]
 	for i, n := range c.nodes {
 		var cmds [][]string
 		if i < c.masters {
@@ -143,11 +148,15 @@ func (c *Cluster) form() error {
 		if err := succeed(n, cmds...); err != nil {
 			return err
 		}
-		if i > 0 {
-			port := n.instance.port
-			if err := succeed(first, []string{"CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(port), strconv.Itoa(port + 10_000)}); err != nil {
-				return err
-			}
+	}
+	if err := c.meet(); err != nil {
+		return err
+	}
+	met := time.Now()
+	meetAgain := func() {
+		if time.Since(met) > handshake {
+			_ = c.meet()
+			met = time.Now()
 		}
 	}
 	ids := make([]string, c.masters)
@@ -160,13 +169,39 @@ func (c *Cluster) form() error {
 	}
 	for i, n := range c.nodes[c.masters:] {
 		err := await("a replica does not learn of its primary", func() error {
+			meetAgain()
 			return n.Do("CLUSTER", "REPLICATE", ids[i%c.masters]).Err()
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return await("the cluster does not form", c.formed)
+	return await("the cluster does not form", func() error {
+		meetAgain()
+		return c.formed()
+	})
+}
+
+// handshake is longer than a node waits for another to answer when they meet; then it forgets it.
+const handshake = 3 * time.Second
+
+// meet introduces the first node to those that it does not know.
+func (c *Cluster) meet() error {
+	v, err := look(c.nodes[0])
+	if err != nil {
+		return err
+	}
+	var cmds [][]string
+	for _, n := range c.nodes[1:] {
+		if m := v.at(n); m.id == "" || containsField(m.flags, "handshake") {
+			port := n.instance.port
+			cmds = append(cmds, []string{"CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(port), strconv.Itoa(port + 10_000)})
+		}
+	}
+	if len(cmds) == 0 {
+		return nil
+	}
+	return succeed(c.nodes[0], cmds...)
 }
 
 // formed is settled with the shape that was asked for.

@@ -1,6 +1,7 @@
 package redisxtest
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ func roundTrip(t *testing.T, url string) {
 }
 
 func TestClusterServesEverySlotOnceItIsStarted(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	c := StartCluster(t, 3, 1, Password("pw"))
 	t.Logf("started in %s", time.Since(start))
@@ -51,11 +53,33 @@ func TestClusterServesEverySlotOnceItIsStarted(t *testing.T) {
 	require.False(t, v.primary())
 }
 
+// On a machine that stalls a node may miss the others when they meet.
+func TestClusterNodesMeetAgain(t *testing.T) {
+	t.Parallel()
+	c := StartCluster(t, 2, 0)
+	first, lost := c.Nodes()[0], c.Nodes()[1]
+	id := text(t, lost.Do("CLUSTER", "MYID"))
+	require.NoError(t, succeed(lost, []string{"CLUSTER", "RESET", "HARD"})) // it has a new name: the old one stays forgotten
+	require.NoError(t, succeed(first, []string{"CLUSTER", "FORGET", id}))
+	require.NoError(t, await("the nodes do not meet", func() error {
+		if err := c.meet(); err != nil {
+			return err
+		}
+		v, err := look(first)
+		if err == nil && (v.at(lost).id == "" || v.at(lost).flags != "master") {
+			err = fmt.Errorf("it is %+v", v.at(lost))
+		}
+		return err
+	}))
+}
+
 func TestClusterWithTLS(t *testing.T) {
+	t.Parallel()
 	roundTrip(t, StartCluster(t, 3, 0, TLS()).URL())
 }
 
 func TestSentinelKnowsItsPrimaryAndFailsOver(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	s := StartSentinel(t, 2, Password("pw"))
 	t.Logf("started in %s", time.Since(start))
@@ -82,6 +106,7 @@ func role(t testing.TB, s *Server) string {
 }
 
 func TestSentinelReplacesAPrimaryThatIsGone(t *testing.T) {
+	t.Parallel()
 	s := StartSentinel(t, 1)
 	old := s.Primary()
 	require.NoError(t, old.Do("SET", "k", "v").Err())

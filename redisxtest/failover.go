@@ -7,11 +7,15 @@ import (
 	"time"
 )
 
-// Failover makes a replica the primary of its slots in an orderly way (CLUSTER FAILOVER), which loses no write. Given a
-// primary it chooses one of its replicas; given a replica it is that one. It returns the new primary once both roles have
-// changed and every node that runs knows, or nil after failing the test. That takes about 1 s. A node that was elected before
-// is elected again only four times the node timeout later, and a primary replaced again twice the node timeout later: Failover
-// waits for that.
+// Failover makes a replica the primary of its slots in an orderly way (CLUSTER FAILOVER), which by itself loses no write: the
+// primary holds its clients back until the replica has all. That does not hold if the nodes replace a primary on their own
+// meanwhile, as they do with one that does not answer for the node timeout, on a machine that stalls so long; a test that counts
+// every write sets a longer one with Config("cluster-node-timeout", …).
+//
+// Given a primary it chooses one of its replicas; given a replica it is that one. It returns the new primary once both roles
+// have changed and every node that runs knows, or nil after failing the test. That takes about 1 s. A node that was elected
+// before is elected again only four times the node timeout later, and a primary replaced again twice the node timeout later:
+// Failover waits for that.
 func (c *Cluster) Failover(n *Server) *Server {
 	c.t.Helper()
 	if !c.own("Failover") || !c.member("Failover", n) {
@@ -79,6 +83,8 @@ const attempt = 5500 * time.Millisecond
 // replace has the replica take over, and waits until that is so and known.
 func (c *Cluster) replace(primary, replica *Server) error {
 	c.awaitVotes(primary, replica)
+	c.change.Lock()
+	defer c.change.Unlock()
 	var asked time.Time
 	return await("the failover does not happen", func() error {
 		v, err := look(replica)

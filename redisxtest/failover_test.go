@@ -16,6 +16,7 @@ import (
 )
 
 func TestClusterFailsOverOnRequest(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3, 1, Password("pw"))
 	key := "k"
 	// Back and forth: the third time the nodes have voted for a replica of the same primary a moment ago.
@@ -51,6 +52,7 @@ func (c *Cluster) heirOf(t *testing.T, primary *Server) *Server {
 }
 
 func TestClusterReplacesAPrimaryThatIsGone(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3, 1)
 	for _, c2 := range []struct {
 		name      string
@@ -85,6 +87,7 @@ func TestClusterReplacesAPrimaryThatIsGone(t *testing.T) {
 }
 
 func TestClusterNodeThatRestartsAtOnceKeepsItsSlots(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 3, 0)
 	n := c.Node("k")
 	require.NoError(t, n.Do("SET", "k", "v").Err())
@@ -98,6 +101,7 @@ func TestClusterNodeThatRestartsAtOnceKeepsItsSlots(t *testing.T) {
 }
 
 func TestDeploymentsRefuseToBreakWhatTheyCannot(t *testing.T) {
+	t.Parallel()
 	c, d := StartCluster(t, 3, 0), StartServer(t, OwnProcess())
 	owner := c.Node("k")
 	for name, x := range map[string]struct {
@@ -110,6 +114,16 @@ func TestDeploymentsRefuseToBreakWhatTheyCannot(t *testing.T) {
 		"move to a stranger":     {"not a node", func(c *Cluster) { c.MoveSlot("k", d) }},
 		"await of a stranger":    {"not a node", func(c *Cluster) { c.AwaitFailover(d) }},
 		"move begun to itself":   {"already", func(c *Cluster) { c.BeginMove("k", owner) }},
+		"move begun twice": {"a move of slot 7629 has begun", func(c *Cluster) {
+			m := c.BeginMove("k", other(c, owner))
+			defer m.Abort()
+			c.BeginMove("k", other(c, owner))
+		}},
+		"move of a slot that is open": {"a move of slot 7629 has begun", func(c *Cluster) {
+			m := c.BeginMove("k", other(c, owner))
+			defer m.Abort()
+			c.MoveSlot("k", other(c, owner))
+		}},
 		"step of nothing": {"at least 1", func(c *Cluster) {
 			m := c.BeginMove("k", other(c, owner))
 			defer m.Abort()
@@ -153,6 +167,7 @@ func raw(t testing.TB, s *Server, cmds ...[]string) []driver.Reply {
 }
 
 func TestSlotMovesInSteps(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]Option{"plain": nil, "password and TLS": {Password("p w"), TLS()}} {
 		t.Run(name, func(t *testing.T) {
 			c := StartCluster(t, 3, 0, opts...)
@@ -216,6 +231,7 @@ func TestSlotMovesInSteps(t *testing.T) {
 }
 
 func TestSlotWithManyKeysMovesToEitherSideAndStays(t *testing.T) {
+	t.Parallel()
 	c := StartCluster(t, 2, 1)
 	from := c.Node("{k}")
 	var load [][]string
@@ -256,7 +272,32 @@ func TestSlotWithManyKeysMovesToEitherSideAndStays(t *testing.T) {
 	}
 }
 
+// In both directions at once each node is an old owner that takes a new epoch.
+func TestSlotsMoveAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	c := StartCluster(t, 2, 0)
+	a, b := c.Nodes()[0], c.Nodes()[1]
+	var wg sync.WaitGroup
+	for i, key := range []string{"{a}", "{b}", "{c}", "{d}"} {
+		wg.Go(func() {
+			for n := i; n < i+6 && !t.Failed(); n++ {
+				to := a
+				if n%2 == 0 {
+					to = b
+				}
+				c.MoveSlot(key, to)
+				if o := c.Node(key); o != to {
+					t.Errorf("%s did not stay", key)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, c.settled())
+}
+
 func TestNothingIsLostWhileASlotMoves(t *testing.T) {
+	t.Parallel()
 	for _, o := range openers {
 		t.Run(o.name, func(t *testing.T) {
 			c := StartCluster(t, 3, 0)

@@ -32,7 +32,8 @@ const watchers = 3
 // in sync and every Sentinel knows of all the others. That takes about 2 s. It ends with the test. Options apply to the
 // primary and its replicas. A primary is taken for down after 2 s. Tests that break nothing share one: [SharedSentinel].
 //
-// Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE lists "sentinel".
+// Without a program to start the test is skipped, or fails if REDISX_TEST_REQUIRE lists "sentinel". It is started even if
+// REDISX_TEST_URL names a server.
 func StartSentinel(t testing.TB, replicas int, opts ...Option) *Sentinel {
 	t.Helper()
 	checkReplicas(t, replicas)

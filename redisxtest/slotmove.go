@@ -15,7 +15,7 @@ import (
 // MoveSlot moves the slot of a key, with all its keys, to another primary while clients use it: those that come for a key that
 // has moved already are told so (ASK), commands on keys of which some have moved fail (TRYAGAIN). Nothing is lost. It returns
 // when every node that runs names the new owner, which takes about 0.1 s for few keys. If the node serves the slot already
-// there is nothing to do.
+// there is nothing to do. Several slots may move at once; a slot of which a move has begun and not ended is refused.
 func (c *Cluster) MoveSlot(key string, to *Server) {
 	c.t.Helper()
 	if c.own("MoveSlot") && c.member("MoveSlot", to) {
@@ -29,11 +29,40 @@ func (c *Cluster) MoveSlot(key string, to *Server) {
 }
 
 func (c *Cluster) moveSlot(slot uint16, to *Server) error {
+	if err := c.open(slot); err != nil {
+		return err
+	}
+	defer c.closed(slot)
+	return c.carry(slot, to)
+}
+
+// carry moves a slot that is open for this move.
+func (c *Cluster) carry(slot uint16, to *Server) error {
 	m, err := c.beginMove(slot, to)
 	if err != nil {
 		return err
 	}
 	return m.finish()
+}
+
+// open keeps a slot from being moved twice at once: the first to end would give it to a node without the keys.
+func (c *Cluster) open(slot uint16) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.moving[slot] {
+		return fmt.Errorf("a move of slot %d has begun; end that first", slot)
+	}
+	if c.moving == nil {
+		c.moving = map[uint16]bool{}
+	}
+	c.moving[slot] = true
+	return nil
+}
+
+func (c *Cluster) closed(slot uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.moving, slot)
 }
 
 // SlotMove is the move of a slot that has begun and not ended, see [Cluster.BeginMove]. Its methods fail the test if they do
@@ -57,7 +86,14 @@ func (c *Cluster) BeginMove(key string, to *Server) *SlotMove {
 	if !c.own("BeginMove") || !c.member("BeginMove", to) {
 		return nothing
 	}
-	m, err := c.beginMove(driver.Slot(key), to)
+	slot := driver.Slot(key)
+	err := c.open(slot)
+	var m *SlotMove
+	if err == nil {
+		if m, err = c.beginMove(slot, to); err != nil {
+			c.closed(slot)
+		}
+	}
 	if err != nil {
 		c.fault("BeginMove: %v", err)
 		return nothing
@@ -182,6 +218,7 @@ func (m *SlotMove) Finish() {
 		return
 	}
 	m.over = true
+	defer m.c.closed(m.slot)
 	if err := m.finish(); err != nil {
 		m.c.fault("Finish: %v", err)
 	}
@@ -200,9 +237,10 @@ func (m *SlotMove) Abort() {
 		return
 	}
 	m.over = true
+	defer m.c.closed(m.slot)
 	err := m.finish()
 	if err == nil {
-		err = m.c.moveSlot(m.slot, m.from)
+		err = m.c.carry(m.slot, m.from)
 	}
 	if err != nil {
 		m.c.fault("Abort: %v", err)
@@ -220,6 +258,8 @@ func (m *SlotMove) finish() error {
 	if err != nil {
 		return err
 	}
+	m.c.change.Lock()
+	defer m.c.change.Unlock()
 	var seen []*view
 	if err := await("the nodes do not agree", func() error { seen, err = m.c.agreed(); return err }); err != nil {
 		return err
