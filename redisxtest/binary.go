@@ -124,9 +124,11 @@ func identify(path string) (Executable, error) {
 	if e, ok := identified.by[path]; ok {
 		return e, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = time.Second // what it has started itself may hold its output open
+	out, err := cmd.Output()
 	if err != nil {
 		return Executable{}, fmt.Errorf("redisxtest: %s --version: %w", path, err)
 	}
@@ -152,10 +154,17 @@ func identify(path string) (Executable, error) {
 func (c *config) choose() (Executable, error) {
 	if c.binary != "" {
 		path, err := exec.LookPath(c.binary)
-		if err != nil {
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 			return Executable{}, err
 		}
-		return identify(path)
+		var e Executable
+		if err == nil {
+			e, err = identify(path)
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errBroken, err)
+		}
+		return e, err
 	}
 	all, err := Executables()
 	if err != nil {

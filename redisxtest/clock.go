@@ -132,7 +132,7 @@ func preloadFor(libraries []string, exe Executable) (preload string, err error) 
 
 // tryPreload runs a program with a library: one that does not fit may crash it or have it hang.
 func tryPreload(preload string, exe Executable) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe.Path, "--version")
 	cmd.Env = append(os.Environ(), "LD_PRELOAD="+preload, "FAKETIME=+0")

@@ -93,7 +93,7 @@ func User(name, password string, rules ...string) Option {
 func InMemory() Option { return option(func(c *config) { c.inMemory = true }) }
 
 // Binary starts this program instead of the redis-server or valkey-server on PATH. A name without a slash is looked up
-// on PATH.
+// on PATH. Where there is none the test is skipped; one that is not a server fails it.
 func Binary(path string) Option {
 	return option(func(c *config) { c.binary = path })
 }
@@ -105,11 +105,17 @@ func Version(prefix string) Option {
 }
 
 // Config sets a line of the configuration file, such as Config("maxmemory", "1mb") or Config("save", "900", "1"). A later
-// one goes before an earlier one and before the defaults of this package.
+// one goes before an earlier one and before the defaults of this package. What this package needs for itself is refused: where
+// the server listens, its log, that it stays in the foreground, and requirepass, which [Password] sets.
 func Config(name string, values ...string) Option {
 	return option(func(c *config) {
 		if name == "" || strings.ContainsAny(name+strings.Join(values, ""), "\r\n") {
 			c.faults = append(c.faults, fmt.Errorf("config %q: a name or value is empty or has a line break", name))
+			return
+		}
+		switch strings.ToLower(name) {
+		case "port", "tls-port", "bind", "unixsocket", "daemonize", "logfile", "requirepass":
+			c.faults = append(c.faults, fmt.Errorf("config %q is set by this package; the options Password, TLS and UnixSocket change it", name))
 			return
 		}
 		c.settings = append(c.settings, append([]string{name}, values...))
