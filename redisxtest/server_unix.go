@@ -15,7 +15,8 @@ import (
 )
 
 // watchdog is a shell that starts the server, reports its process ID and waits for the pipe from the test program. The
-// pipe ends on purpose (a line comes) or because the program is gone, however that happened; then the directory goes too.
+// pipe ends on purpose (a line comes) or because the program is gone, however that happened; then the directory goes too. The
+// program may be gone before it has read the process ID: the signal of that must not end the shell, which has work to do.
 //
 // A parent-death signal would be shorter, but Linux ties it to the thread that forked: it needs a thread kept for it, which
 // every leak detector reports, and elsewhere it does not exist. The server is the shell's child and is reaped by it alone,
@@ -24,6 +25,7 @@ const watchdog = `
 dir=$1; shift
 "$@" </dev/null >>"$dir/log" 2>&1 &
 pid=$!
+trap '' PIPE
 echo $pid >&3
 exec 3>&-
 read -r planned
@@ -122,7 +124,7 @@ func (p *process) pause() error {
 		return err
 	}
 	// The signal takes effect on its own time; a test wants it done.
-	for range 1000 {
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		if runtime.GOOS != "linux" || p.stopped() {
 			return nil
 		}
