@@ -52,8 +52,10 @@ func SharedCluster(t testing.TB, masters, replicas int, opts ...Option) *Cluster
 	if s.cluster == nil {
 		c := newCluster(exe, defaults(), masters, replicas)
 		if err := c.start(); err != nil {
+			t.Errorf("redisxtest: shared cluster: %v", err)
+			c.logs(t, nil)
 			c.remove()
-			t.Fatalf("redisxtest: shared cluster: %v", err)
+			t.FailNow()
 		}
 		s.cluster = c
 	}
@@ -76,8 +78,10 @@ func SharedSentinel(t testing.TB, replicas int, opts ...Option) *Sentinel {
 	if s.sentinel == nil {
 		d := newSentinel(exe, defaults(), replicas)
 		if err := d.start(); err != nil {
+			t.Errorf("redisxtest: shared sentinel: %v", err)
+			d.logs(t, nil)
 			d.remove()
-			t.Fatalf("redisxtest: shared sentinel: %v", err)
+			t.FailNow()
 		}
 		s.sentinel = d
 	}
