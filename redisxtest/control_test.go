@@ -120,6 +120,7 @@ func TestRestartReportsThatItCannotSave(t *testing.T) {
 }
 
 func TestReplicaIsInSync(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string][]Option{"plain": {OwnProcess()}, "password": {Password("p w")}, "TLS": {TLS()}} {
 		t.Run(name, func(t *testing.T) {
 			s := StartServer(t, opts...)

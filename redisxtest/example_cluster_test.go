@@ -12,6 +12,7 @@ import (
 
 // What a counter does while its primary hands over to a replica, as a test of an application would ask.
 func TestOrdersAreCountedThroughAFailover(t *testing.T) {
+	t.Parallel()
 	cl := redisxtest.StartCluster(t, 3, 1)
 	d, err := goredisdriver.Open(t.Context(), cl.URL())
 	if err != nil {

@@ -15,22 +15,21 @@ import (
 )
 
 func TestSharedDeploymentsAreStartedOnceAndCannotBeBroken(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	c := SharedCluster(t, 3, 0)
 	t.Logf("cluster after %s", time.Since(start))
 	start = time.Now()
 	s := SharedSentinel(t, 1)
 	t.Logf("sentinel after %s", time.Since(start))
-	start = time.Now()
 	var wg sync.WaitGroup
-	for range 4 {
+	for range 4 { // a second one would have other ports
 		wg.Go(func() {
 			require.Equal(t, c.URL(), SharedCluster(t, 3, 0).URL())
 			require.Equal(t, s.URL(), SharedSentinel(t, 1).URL())
 		})
 	}
 	wg.Wait()
-	require.Less(t, time.Since(start), time.Second, "it was started anew")
 	roundTrip(t, c.URL())
 	roundTrip(t, s.URL())
 	c.AwaitReady()
@@ -58,6 +57,7 @@ func TestSharedDeploymentsAreStartedOnceAndCannotBeBroken(t *testing.T) {
 }
 
 func TestASharedClusterThatDiedIsReplaced(t *testing.T) {
+	t.Parallel()
 	c := SharedCluster(t, 1, 0)
 	c.nodes[0].instance.stop()
 	roundTrip(t, SharedCluster(t, 1, 0).URL())
