@@ -123,12 +123,19 @@ func (in *instance) startLocked() error {
 	in.process, in.paused = p, false
 	in.starts++
 	answer := errors.New("none")
+	patience := adminTimeout / 20
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		if !p.running() {
 			break
 		}
 		// Another server may have the port: only the answer of our own process counts, once it has loaded its data.
-		replies := in.target().doAll([]string{"INFO", "server"}, []string{"PING"})
+		// One that says nothing must not be waited for long: ours ends as soon as it finds the port taken.
+		g, asked := in.target(), time.Now()
+		g.timeout = patience
+		replies := g.doAll([]string{"INFO", "server"}, []string{"PING"})
+		if time.Since(asked) >= patience {
+			patience = min(2*patience, adminTimeout)
+		}
 		info, err := replies[0].Text()
 		if err == nil {
 			err = replies[1].Err()
