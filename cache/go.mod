@@ -1,0 +1,36 @@
+module github.com/go-redisx/redisx/cache
+
+go 1.26.0
+
+require (
+	github.com/go-redisx/redisx/core v0.1.0
+	github.com/go-redisx/redisx/redisxtest v0.1.0
+	github.com/klauspost/compress v1.20.4
+	github.com/maypok86/otter/v2 v2.4.0
+	github.com/stretchr/testify v1.12.1
+	github.com/vmihailenco/msgpack/v5 v5.4.1
+	go.uber.org/goleak v1.3.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	github.com/alicebob/miniredis/v2 v2.40.0 // indirect
+	github.com/anishathalye/porcupine v1.3.1 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/go-redisx/redisx/core/goredisdriver v0.1.0 // indirect
+	github.com/go-redisx/redisx/core/rueidisdriver v0.1.0 // indirect
+	github.com/redis/go-redis/v9 v9.23.0 // indirect
+	github.com/redis/rueidis v1.0.79 // indirect
+	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
+	github.com/yuin/gopher-lua v1.1.1 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+)
+
+replace (
+	github.com/go-redisx/redisx/core => ../core
+	github.com/go-redisx/redisx/core/goredisdriver => ../core/goredisdriver
+	github.com/go-redisx/redisx/core/rueidisdriver => ../core/rueidisdriver
+	github.com/go-redisx/redisx/redisxtest => ../redisxtest
+)
