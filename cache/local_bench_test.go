@@ -1,0 +1,165 @@
+package cache
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// benchEntry is what an entry of the engine has to hold for a hit to be checked.
+type benchEntry struct {
+	freshUntil int64
+	word       uint64
+	tags       []benchTag
+	hash       uint64
+	value      [16]byte
+}
+
+type benchTag struct {
+	state *benchTagState
+	ver   uint64
+}
+
+type benchTagState struct{ ver atomic.Uint64 }
+
+type scopedKey[K comparable] struct {
+	scope uint32
+	key   K
+}
+
+// benchN keys fill a cache bounded by benchN, so that reads go through the buffer of the eviction policy.
+const benchN = 1 << 10
+
+func benchEntries(c *clock, n int) []*benchEntry {
+	a, b := &benchTagState{}, &benchTagState{}
+	a.ver.Store(7)
+	b.ver.Store(8)
+	es := make([]*benchEntry, n)
+	for i := range es {
+		es[i] = &benchEntry{freshUntil: c.now() + int64(time.Hour), word: 2, tags: []benchTag{{a, 7}, {b, 8}}}
+	}
+	return es
+}
+
+// order is a walk through the keys that neither the compiler nor the prefetcher foresees.
+func order(i int) int64 { return int64(uint32(i) * 2654435761 >> 22) }
+
+func each(b *testing.B, f func(i int)) {
+	b.Run("serial", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := 0; i < b.N; i++ {
+			f(i)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		var seed atomic.Int64
+		b.RunParallel(func(pb *testing.PB) {
+			for i := int(seed.Add(1 << 8)); pb.Next(); i++ {
+				f(i)
+			}
+		})
+	})
+}
+
+var sink atomic.Int64
+
+func BenchmarkHit(b *testing.B) {
+	c := newClock()
+	defer c.release()
+	es := benchEntries(c, benchN)
+	var word atomic.Uint64
+	word.Store(2)
+	stats := newCounters()
+
+	valid := func(e *benchEntry) bool {
+		if c.now() >= e.freshUntil || e.word != word.Load() {
+			return false
+		}
+		for i := range e.tags {
+			if e.tags[i].state.ver.Load() != e.tags[i].ver {
+				return false
+			}
+		}
+		return true
+	}
+
+	for _, fill := range []string{"full", "quarter"} {
+		max := benchN
+		if fill == "quarter" { // the policy sleeps below half of the bound
+			max = 4 * benchN
+		}
+		bare := otter.Must(&otter.Options[int64, *benchEntry]{MaximumSize: max})
+		expiring := otter.Must(&otter.Options[int64, *benchEntry]{MaximumSize: max,
+			ExpiryCalculator: otter.ExpiryWriting[int64, *benchEntry](time.Hour)})
+		defer expiring.StopAllGoroutines()
+		l, _ := newLocal(localConfig[int64, benchEntry]{entries: max, hashOf: func(e *benchEntry) uint64 { return e.hash }})
+		defer l.close()
+		scoped, _ := newLocal(localConfig[scopedKey[int64], benchEntry]{entries: max})
+		defer scoped.close()
+		strs, _ := newLocal(localConfig[string, benchEntry]{entries: max})
+		defer strs.close()
+		scopedStrs, _ := newLocal(localConfig[scopedKey[string], benchEntry]{entries: max})
+		defer scopedStrs.close()
+		names := make([]string, benchN)
+		for i, e := range es {
+			names[i] = fmt.Sprintf("user:%08d", i)
+			bare.Set(int64(i), e)
+			expiring.Set(int64(i), e)
+			put := func(*benchEntry) (*benchEntry, bool) { return e, false }
+			l.compute(int64(i), 0, put)
+			scoped.compute(scopedKey[int64]{1, int64(i)}, 0, put)
+			strs.compute(names[i], 0, put)
+			scopedStrs.compute(scopedKey[string]{1, names[i]}, 0, put)
+		}
+
+		b.Run(fill+"/otter", func(b *testing.B) {
+			each(b, func(i int) { bare.GetIfPresent(order(i)) })
+		})
+		b.Run(fill+"/otter+ExpiryWriting", func(b *testing.B) {
+			each(b, func(i int) { expiring.GetIfPresent(order(i)) })
+		})
+		b.Run(fill+"/local", func(b *testing.B) {
+			each(b, func(i int) { l.get(order(i)) })
+		})
+		b.Run(fill+"/local+checks", func(b *testing.B) {
+			each(b, func(i int) {
+				if e, ok := l.get(order(i)); ok && !valid(e) {
+					sink.Add(1)
+				}
+			})
+		})
+		b.Run(fill+"/local+checks+count", func(b *testing.B) {
+			each(b, func(i int) {
+				if e, ok := l.get(order(i)); ok && !valid(e) {
+					sink.Add(1)
+				}
+				stats.add(0)
+			})
+		})
+		b.Run(fill+"/scoped+checks", func(b *testing.B) {
+			each(b, func(i int) {
+				if e, ok := scoped.get(scopedKey[int64]{1, order(i)}); ok && !valid(e) {
+					sink.Add(1)
+				}
+			})
+		})
+		b.Run(fill+"/string+checks", func(b *testing.B) {
+			each(b, func(i int) {
+				if e, ok := strs.get(names[order(i)]); ok && !valid(e) {
+					sink.Add(1)
+				}
+			})
+		})
+		b.Run(fill+"/scopedstring+checks", func(b *testing.B) {
+			each(b, func(i int) {
+				if e, ok := scopedStrs.get(scopedKey[string]{1, names[order(i)]}); ok && !valid(e) {
+					sink.Add(1)
+				}
+			})
+		})
+	}
+}
