@@ -22,7 +22,6 @@ type trackingFeed struct {
 	again    restartable
 	counters feedCounters
 	tracker  driver.Tracker
-	cluster  bool      // several nodes: each has writes of its own watched
 	start    time.Time // what the times of echoes are counted from
 
 	values, tags string
@@ -31,7 +30,7 @@ type trackingFeed struct {
 	echoes       [echoRanges]atomic.Pointer[echo]
 }
 
-// echoRanges is how many own writes are watched at once in Cluster, one in each range of slots, so that every node has some.
+// echoRanges is how many own writes are watched at once: one in each range of slots, so that every node of a Cluster has some.
 const echoRanges = 16
 
 // echo is an own write that is watched.
@@ -51,8 +50,7 @@ func newTrackingFeed(client *core.Client, values, tags string, s sink) (feed, er
 	if !ok {
 		return nil, errNoTracker
 	}
-	_, cluster := client.Driver().(driver.Router)
-	f := &trackingFeed{tracker: t, cluster: cluster, values: values, tags: tags, start: time.Now()}
+	f := &trackingFeed{tracker: t, values: values, tags: tags, start: time.Now()}
 	f.to = trust{sink: s, counters: &f.counters}
 	return f, nil
 }
@@ -115,9 +113,6 @@ func (f *trackingFeed) heard(key string) {
 		if e := f.echoes[i].Load(); e != nil && e.name == key && e.seen.CompareAndSwap(false, true) {
 			f.watched.Add(-1)
 		}
-		if !f.cluster {
-			return
-		}
 	}
 }
 
@@ -143,12 +138,7 @@ func (f *trackingFeed) drop(i int, e *echo) {
 	}
 }
 
-func (f *trackingFeed) place(name string) int {
-	if !f.cluster {
-		return 0
-	}
-	return int(driver.Slot(name)) * echoRanges / driver.Slots
-}
+func place(name string) int { return int(driver.Slot(name)) * echoRanges / driver.Slots }
 
 // expect takes a write if none is watched there. One that was seen stays in its place until the next look at the watch, so
 // that a busy cache watches a few writes a second and not each.
@@ -156,7 +146,7 @@ func (f *trackingFeed) expect(name string) bool {
 	if !f.up.Load() {
 		return false
 	}
-	i := f.place(name)
+	i := place(name)
 	if f.echoes[i].Load() != nil {
 		return false
 	}
@@ -169,7 +159,7 @@ func (f *trackingFeed) expect(name string) bool {
 }
 
 func (f *trackingFeed) wrote(name string, changed bool) {
-	i := f.place(name)
+	i := place(name)
 	e := f.echoes[i].Load()
 	switch {
 	case e == nil || e.name != name: // given up on
