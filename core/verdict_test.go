@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-redisx/redisx/core/driver"
@@ -370,4 +371,24 @@ func TestAProbeAsksTheNodeThatIsDeadAndNotTheOneItsKeyMovedTo(t *testing.T) {
 	}
 	gone.Store(true)
 	eventually(t, "a node that serves no slot is asked no more", func() bool { _, ok := l.breaker.begin(); return ok })
+}
+
+func TestAServerThatIsBackIsInUseWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, dead, pings := switchable()
+		dead.Store(true)
+		c := newTestClient(t, d)
+		for range 5 {
+			c.Do(t.Context(), set("x"))
+		}
+		time.Sleep(time.Minute)
+		if n := pings.Load(); n < 100 || n > 150 {
+			t.Errorf("%d probes of a server that was dead for a minute, want one each 500 ms", n)
+		}
+		dead.Store(false)
+		time.Sleep(700 * time.Millisecond)
+		if err := c.Do(t.Context(), set("x")).Err(); err != nil {
+			t.Errorf("700 ms after the server came back: %v", err)
+		}
+	})
 }

@@ -170,7 +170,7 @@ type Router interface {
 // Subscriber is the optional ability to receive Pub/Sub messages on a connection of its own.
 type Subscriber interface {
 	// Subscribe receives messages until ctx ends, and returns ctx.Err() after the last callback. It reconnects by itself,
-	// with a growing delay of at most 2 s. It returns another error only for a subscription that can never work: no
+	// with a growing delay of at most 500 ms. It returns another error only for a subscription that can never work: no
 	// channels, sharded on a server without it, driver closed.
 	//
 	// OnConfirmed runs once the server has confirmed every channel: whatever is published from then on is delivered or

@@ -154,10 +154,18 @@ func subscribeAway(t tester, e *env) {
 	from := len(f.seen())
 	p.down()
 	f.await(t, "lost", from, budget, has("lost"))
-	<-time.After(2500 * time.Millisecond) // long enough for the delay between attempts to grow
+	// As many attempts take 4 s at most if the delay grows to 500 ms, and twice as long if it goes on to grow.
+	const attempts = 10
+	from, start := len(f.seen()), time.Now()
+	f.await(t, "ten more attempts, the delay between them being 500 ms at most", from, 6*time.Second, func(events []event) bool {
+		return len(events) >= attempts
+	})
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("%d attempts in %v: the delay between them does not grow", attempts, took)
+	}
 	from = len(f.seen())
 	p.up(t)
-	f.await(t, "confirmed again, the delay between attempts being 2 s at most", from, 4*time.Second, has("confirmed"))
+	f.await(t, "confirmed again", from, 4*time.Second, has("confirmed"))
 	f.wantReasons(t)
 	from = len(f.seen())
 	e.publish(t, channel, "back")

@@ -73,5 +73,5 @@ type tuning struct {
 
 var defaultTuning = tuning{
 	check: 1500 * time.Millisecond, silent: 2500 * time.Millisecond, verify: time.Second,
-	retry: 50 * time.Millisecond, most: 2 * time.Second,
+	retry: 50 * time.Millisecond, most: 500 * time.Millisecond,
 }

@@ -38,7 +38,7 @@ func (t *tracker) cover(ctx context.Context, l *listener, at node) {
 func (t *tracker) coverOnce(ctx context.Context, l *listener, at node, delay *backoff) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	opening, stop := context.WithTimeout(ctx, 2*lastDelay)
+	opening, stop := context.WithTimeout(ctx, openWithin)
 	defer stop()
 	c, err := t.d.acquireAt(opening, at)
 	if err != nil {

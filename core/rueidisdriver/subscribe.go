@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,9 @@ const (
 	backlog = 1024
 	// Delays between attempts to subscribe.
 	firstDelay = 50 * time.Millisecond
-	lastDelay  = 2 * time.Second
+	lastDelay  = 500 * time.Millisecond
+	// openWithin bounds one attempt.
+	openWithin = 4 * time.Second
 )
 
 // event is what happened on a connection that listens, in order.
@@ -54,7 +57,7 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-// backoff is a delay that doubles with every failure.
+// backoff is a delay that doubles with every failure, less up to half of it, so that a fleet does not knock all at once.
 type backoff struct{ next time.Duration }
 
 func (b *backoff) reset() { b.next = 0 }
@@ -65,7 +68,7 @@ func (b *backoff) step() time.Duration {
 	} else {
 		b.next = min(2*b.next, lastDelay)
 	}
-	return b.next
+	return b.next/2 + rand.N(b.next/2+1)
 }
 
 // Subscribe implements [driver.Subscriber]. Callbacks run on the goroutine of the caller.
@@ -130,7 +133,7 @@ func (d *Driver) subscribeOnce(ctx context.Context, s driver.Subscription, delay
 	if s.Sharded {
 		key = s.Channels[0]
 	}
-	opening, stop := context.WithTimeout(ctx, 2*lastDelay)
+	opening, stop := context.WithTimeout(ctx, openWithin)
 	defer stop()
 	c, err := d.acquire(opening, key)
 	if err != nil {
