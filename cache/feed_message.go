@@ -90,7 +90,7 @@ func (m *wireMessage) parse(payload string) error {
 	}
 	m.kind = messageKind(payload[1])
 	copy(m.sender[:], payload[senderAt:])
-	r := reader{rest: payload[bodyAt:]}
+	r := messageReader{rest: payload[bodyAt:]}
 	m.seq = r.uvarint()
 	count := r.uvarint()
 	if r.bad || count > uint64(len(r.rest)) { // each takes a byte at least
@@ -118,7 +118,7 @@ func (m *wireMessage) parse(payload string) error {
 	return nil
 }
 
-func (m *wireMessage) readSpans(r *reader, count uint64) {
+func (m *wireMessage) readSpans(r *messageReader, count uint64) {
 	var before uint64
 	for range count {
 		skip, length := r.uvarint(), r.uvarint()
@@ -140,15 +140,15 @@ func reuse[T any](s []T) []T {
 	return s[:0]
 }
 
-// reader takes a payload apart. After a fault it is bad and returns zeros.
-type reader struct {
+// messageReader takes a payload apart. After a fault it is bad and returns zeros.
+type messageReader struct {
 	rest string
 	bad  bool
 }
 
-func (r *reader) fail() { r.bad, r.rest = true, "" }
+func (r *messageReader) fail() { r.bad, r.rest = true, "" }
 
-func (r *reader) uvarint() uint64 {
+func (r *messageReader) uvarint() uint64 {
 	var n uint64
 	for i := range len(r.rest) {
 		c := r.rest[i]
@@ -168,7 +168,7 @@ func (r *reader) uvarint() uint64 {
 	return 0
 }
 
-func (r *reader) take(n uint64) string {
+func (r *messageReader) take(n uint64) string {
 	if n > uint64(len(r.rest)) {
 		r.fail()
 		return ""
@@ -179,7 +179,7 @@ func (r *reader) take(n uint64) string {
 }
 
 // decimal reads a version up to the end: at least one digit, less than 2^53 as scripts count.
-func (r *reader) decimal() uint64 {
+func (r *messageReader) decimal() uint64 {
 	var n uint64
 	if r.rest == "" || len(r.rest) > 16 {
 		r.fail()

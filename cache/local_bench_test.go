@@ -65,7 +65,7 @@ func each(b *testing.B, f func(i int)) {
 	})
 }
 
-var sink atomic.Int64
+var benchSink atomic.Int64
 
 func BenchmarkHit(b *testing.B) {
 	c := newClock()
@@ -128,14 +128,14 @@ func BenchmarkHit(b *testing.B) {
 		b.Run(fill+"/local+checks", func(b *testing.B) {
 			each(b, func(i int) {
 				if e, ok := l.get(order(i)); ok && !valid(e) {
-					sink.Add(1)
+					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/local+checks+count", func(b *testing.B) {
 			each(b, func(i int) {
 				if e, ok := l.get(order(i)); ok && !valid(e) {
-					sink.Add(1)
+					benchSink.Add(1)
 				}
 				stats.add(0)
 			})
@@ -143,21 +143,21 @@ func BenchmarkHit(b *testing.B) {
 		b.Run(fill+"/scoped+checks", func(b *testing.B) {
 			each(b, func(i int) {
 				if e, ok := scoped.get(scopedKey[int64]{1, order(i)}); ok && !valid(e) {
-					sink.Add(1)
+					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/string+checks", func(b *testing.B) {
 			each(b, func(i int) {
 				if e, ok := strs.get(names[order(i)]); ok && !valid(e) {
-					sink.Add(1)
+					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/scopedstring+checks", func(b *testing.B) {
 			each(b, func(i int) {
 				if e, ok := scopedStrs.get(scopedKey[string]{1, names[order(i)]}); ok && !valid(e) {
-					sink.Add(1)
+					benchSink.Add(1)
 				}
 			})
 		})
