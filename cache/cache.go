@@ -21,6 +21,7 @@ import (
 type Cache[K comparable, V any] struct {
 	*engine[K, V]
 	scope *scope
+	near  *local[K, entry[V]] // of the local tier what is for this scope alone; nil for tenants
 }
 
 // engine is what a cache and its scoped views share.
@@ -28,7 +29,7 @@ type engine[K comparable, V any] struct {
 	*hub
 	keys  *keyCodec[K]
 	bytes *bytesOf[V]
-	local *local[localKey[K], entry[V]] // nil without
+	local *tier[K, V] // nil without
 
 	mode    atomic.Int32
 	watch   bool // hits have to be looked at closely: mutation check, shadow check
@@ -36,7 +37,7 @@ type engine[K comparable, V any] struct {
 	sem     chan struct{} // nil: no bound
 	shadows chan struct{}
 	root    *scope
-	scopes  sync.Map // escaped path → *scope
+	scopes  sync.Map // what stands for the scopes in a name → *Cache
 	nextID  atomic.Uint32
 
 	closeOnce sync.Once
@@ -104,6 +105,7 @@ type scope struct {
 	gens          []*tagState // what Clear ends: that of the cache, then those of the scopes
 	bumps         *tagState   // counts invalidations of tags
 	tags          sync.Map    // tag → *tagState
+	children      sync.Map    // tenant → *Cache
 }
 
 // Mode says which tiers are in use.
@@ -194,14 +196,14 @@ func New[K comparable, V any](client *core.Client, name string, opts ...Option) 
 		}
 	}
 	if cfg.local {
-		lc := localConfig[localKey[K], entry[V]]{onEvict: e.evicted}
+		lc := localConfig[K, entry[V]]{onEvict: e.evicted}
 		if cfg.localBytes > 0 {
 			lc.weight, lc.weigh = uint64(cfg.localBytes), func(e *entry[V]) uint32 { return e.weight }
 		} else {
 			lc.entries = cfg.entries
 		}
 		lc.hashOf = func(e *entry[V]) uint64 { return e.hash }
-		if e.local, err = newLocal(lc); err != nil {
+		if e.local, err = newTier[K, V](lc); err != nil {
 			return nil, err
 		}
 	}
@@ -219,7 +221,11 @@ func New[K comparable, V any](client *core.Client, name string, opts ...Option) 
 		e.follow()
 	}
 	h.start(e.housekeeping)
-	return &Cache[K, V]{engine: e, scope: e.root}, nil
+	c := &Cache[K, V]{engine: e, scope: e.root}
+	if e.local != nil {
+		c.near = e.local.own
+	}
+	return c, nil
 }
 
 // follow starts the feed.
@@ -267,8 +273,8 @@ func (e *engine[K, V]) newScope(parts ...string) (*scope, error) {
 	if err := errors.Join(err2, err3); err != nil { // no room for the longer names of the others
 		return nil, err
 	}
-	e.base, e.leaseBase = s.values.Prefix(), leases.Prefix()
 	if len(parts) == 0 {
+		e.base, e.leaseBase = s.values.Prefix(), leases.Prefix()
 		s.gens = []*tagState{e.state(s.tagKs.Key("g"))}
 	} else {
 		s.gens = append(s.gens, e.root.gens...)
@@ -283,12 +289,11 @@ func (e *engine[K, V]) newScope(parts ...string) (*scope, error) {
 
 // Scoped returns the cache of a tenant: its keys, tags and Clear are its own, whatever the strings are. Clear of the cache it
 // came from clears it too. Scopes nest at most 3 deep. What is remembered of a scope, some hundred bytes, stays until Close;
-// the local tier's bound is for all scopes together.
+// the local tier has its bound once
+// for the cache itself and once for all scopes together.
 func (c *Cache[K, V]) Scoped(tenant string) *Cache[K, V] {
-	path := c.scope.values.Scoped(tenant).Key("")
-	path = path[len(c.base) : len(path)-1] // %s<escaped scopes>%i, or a hash
-	if s, ok := c.scopes.Load(path); ok {
-		return s.(*Cache[K, V])
+	if v, ok := c.scope.children.Load(tenant); ok {
+		return v.(*Cache[K, V])
 	}
 	parts := append(append([]string(nil), c.scope.parts...), tenant)
 	s, err := c.newScope(parts...)
@@ -298,17 +303,28 @@ func (c *Cache[K, V]) Scoped(tenant string) *Cache[K, V] {
 	case len(parts) >= maxGens:
 		s.err = fmt.Errorf("redisx: cache: scopes are nested %d deep; want at most %d", len(parts), maxGens-1)
 	}
-	v, _ := c.scopes.LoadOrStore(path, &Cache[K, V]{engine: c.engine, scope: s})
+	made := &Cache[K, V]{engine: c.engine, scope: s}
+	if s.err != nil {
+		return made
+	}
+	// First where invalidations look: nobody may hold anything of a scope that they do not find.
+	path := s.values.Key("")
+	v, _ := c.scopes.LoadOrStore(path[len(c.base):len(path)-1], made) // %s<escaped scopes>%i, or a hash
+	c.scope.children.Store(tenant, v)
 	return v.(*Cache[K, V])
 }
 
 // hit returns the entry of a key if it is valid and fresh: the way of almost all calls. No lock, no clock but one load, no
 // allocation.
 func (c *Cache[K, V]) hit(key K) *entry[V] {
-	if c.local == nil {
-		return nil
+	var e *entry[V]
+	var ok bool
+	switch {
+	case c.near != nil:
+		e, ok = c.near.get(key)
+	case c.local != nil:
+		e, ok = c.local.get(localKey[K]{c.scope.id, key})
 	}
-	e, ok := c.local.get(localKey[K]{c.scope.id, key})
 	if !ok || c.clock.now() >= e.fresh || e.word != c.word.Load() || !e.deps.valid() {
 		return nil
 	}
@@ -478,7 +494,7 @@ func (e *engine[K, V]) dropName(name string) {
 	e.local.deleteHash(hashString(name))
 }
 
-func (e *engine[K, V]) evicted(_ localKey[K], _ *entry[V], cause evictCause) {
+func (e *engine[K, V]) evicted(_ K, _ *entry[V], cause evictCause) {
 	if cause == evictedSize {
 		e.stat.add(statEvictions)
 	}

@@ -176,10 +176,10 @@ type asking struct {
 	versions []uint64
 	at       []int // of states in versions
 	states   []*tagState
-	epochs []uint64
-	cmds   []driver.Cmd
-	word   uint64
-	until  int64
+	epochs   []uint64
+	cmds     []driver.Cmd
+	word     uint64
+	until    int64
 }
 
 // asking asks for those of the versions that are not known.

@@ -180,7 +180,7 @@ func (e *engine[K, V]) sweepLocal() {
 	}
 	now := e.clock.now()
 	dead := func(x *entry[V]) bool { return e.judge(x, now) == none || !x.deps.valid() }
-	e.local.sweep(dead, max(sweepSlice, e.local.len()/30))
+	e.local.sweep(dead)
 }
 
 func (e *engine[K, V]) sweepPauses() {
