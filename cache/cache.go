@@ -437,8 +437,8 @@ func (e *engine[K, V]) localOn() bool {
 	return e.local != nil && (m == Both || m == LocalOnly)
 }
 
-// Close ends loads under way and the subscription, and waits for everything the cache started. Calls fail with [ErrClosed]
-// from then on. Invalidations that wait for Redis get one last try of a second; the error says how many were lost. It is
+// Close ends loads under way and the subscription, and waits for everything the cache started; for loaders that ignore the
+// end of their context, 5 s. Calls fail with [ErrClosed] from then on. Invalidations that wait for Redis get one last try of a second; the error says how many were lost. It is
 // idempotent, and closes all scopes.
 func (c *Cache[K, V]) Close() error {
 	c.closeOnce.Do(func() { c.closeErr = c.close() })
@@ -459,7 +459,9 @@ func (e *engine[K, V]) close() error {
 	e.mu.Unlock()
 	e.cancel()
 	e.word.Add(2)
-	e.run.Wait()
+	if !e.ended(closePatience) {
+		err = errors.Join(err, fmt.Errorf("redisx: cache: a loader ignores its context and still runs after %v", closePatience))
+	}
 	if e.local != nil {
 		e.local.close()
 	}
@@ -468,6 +470,26 @@ func (e *engine[K, V]) close() error {
 		e.clock.release()
 	}
 	return err
+}
+
+// closePatience is how long Close waits for loaders whose context it has ended.
+const closePatience = 5 * time.Second
+
+// ended waits for what the cache started, within a time.
+func (h *hub) ended(within time.Duration) bool {
+	done := make(chan struct{})
+	go func() {
+		h.run.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // dropName removes what the local tier has under the name of a value.

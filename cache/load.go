@@ -84,7 +84,6 @@ type flight[K comparable, V any] struct {
 	// waiters and background are guarded by the shard. A background load goes on without waiters.
 	waiters    int
 	background bool
-	left       func() // called once when all waiters have left; of batches
 
 	done chan struct{} // closed when the result below stands
 	l    *Load[K, V]
@@ -379,9 +378,6 @@ func (c *Cache[K, V]) leave(f *flight[K, V]) {
 	sh.mu.Unlock()
 	if last {
 		f.cancel(errLeft)
-		if f.left != nil {
-			f.left()
-		}
 	}
 }
 

@@ -247,8 +247,12 @@ func (h *hub) perform(ctx context.Context, batch []op, finish func(op) bool) boo
 		if c.err != nil {
 			h.client.Logger().Error("cache: an invalidation was given up", "cache", h.name, "error", c.err)
 		}
-		if o.kind != opReplay {
-			h.bury(o.keys.v, c.stamp, !last)
+		switch {
+		case o.kind == opReplay || !last:
+		case o.kind == opExpire:
+			h.unbury(o.keys.v) // what it marked may be served if a load fails
+		default:
+			h.bury(o.keys.v, c.stamp, false)
 		}
 	}
 	return all

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-redisx/redisx/core"
@@ -129,9 +130,6 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 			e.sum = c.checksum(value)
 		}
 		c.invalidate(t.keys.v)
-		if c.remoteOn() {
-			c.bury(t.keys.v, 0, true)
-		}
 		settings = append(settings, setting[K, V]{t: t, e: e, epoch: t.st.epoch.Load()})
 		changes = append(changes, change{keys: t.keys, body: body, hard: c.hardOf(&h)})
 	}
@@ -177,11 +175,16 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 // undo queues the deletion of what a Set should have replaced, and returns the error of the call.
 func (c *engine[K, V]) undo(ch *change) error {
 	if !c.queueable(ch.err) {
-		c.bury(ch.keys.v, 0, false)
 		return ch.err
 	}
-	c.queue.put(op{kind: opDelete, name: ch.keys.v, keys: ch.keys})
+	c.enqueue(opDelete, ch.keys)
 	return queued(ch.err)
+}
+
+// enqueue has Redis told later. Until then what it has of the key is not trusted.
+func (h *hub) enqueue(kind opKind, keys valueKeys) {
+	h.bury(keys.v, 0, true)
+	h.queue.put(op{kind: kind, name: keys.v, keys: keys})
 }
 
 // Delete removes keys from both tiers of all processes. Once it has returned nil no call of this process returns a value that
@@ -241,9 +244,6 @@ func (c *Cache[K, V]) removeAll(ctx context.Context, kind opKind, keys []K) map[
 			continue
 		}
 		// Before, so that nothing old is served once others are told; and after, as Redis may have been read in between.
-		if kind == opDelete {
-			c.bury(t.keys.v, 0, true)
-		}
 		c.invalidate(t.keys.v)
 		changes = append(changes, change{keys: t.keys, kind: kind})
 		which = append(which, key)
@@ -259,12 +259,9 @@ func (c *Cache[K, V]) removeAll(ctx context.Context, kind opKind, keys []K) map[
 			c.bury(ch.keys.v, ch.stamp, false)
 		case ch.err == nil:
 		case c.queueable(ch.err):
-			c.queue.put(op{kind: kind, name: ch.keys.v, keys: ch.keys})
+			c.enqueue(kind, ch.keys)
 			fail(which[i], queued(ch.err))
 		default:
-			if kind == opDelete {
-				c.bury(ch.keys.v, 0, false)
-			}
 			fail(which[i], ch.err)
 		}
 		c.invalidate(ch.keys.v)
@@ -334,12 +331,16 @@ func (c *Cache[K, V]) invalidateTags(ctx context.Context, tags []string) error {
 	}
 	// The count first: a load that meets a tag for the first time sees by it whether a version it reads may be too new.
 	err := c.bump(ctx, c.scope.bumps)
-	var errs []error
-	for _, s := range states {
-		if e := c.bump(ctx, s); e != nil {
-			errs = append(errs, e)
-		}
+	errs := make([]error, len(states))
+	if len(states) == 1 {
+		errs[0] = c.bump(ctx, states[0])
+		return errors.Join(err, errs[0])
 	}
+	var all sync.WaitGroup
+	for i, s := range states { // at once: they travel together
+		all.Go(func() { errs[i] = c.bump(ctx, s) })
+	}
+	all.Wait()
 	return errors.Join(append(errs, err)...)
 }
 
