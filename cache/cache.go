@@ -50,7 +50,7 @@ type localKey[K comparable] struct {
 	key   K
 }
 
-// entry is a value in the local tier. It does not change, but for what is atomic.
+// entry is a value in the local tier. It does not change. There are many of them: fields that are seldom needed are apart.
 type entry[V any] struct {
 	value V
 	// fresh is until when the entry is a hit without a second thought; the clock's ns like all times here.
@@ -58,15 +58,33 @@ type entry[V any] struct {
 	word  uint64
 	deps  *deps
 
-	soft    int64 // until when the value is fresh
-	expires int64 // until when it is kept for its stale uses
-	local   int64 // until when the local tier may use it without asking Redis
-	stamp   int64 // server time of writing, µs
-	hash    uint64
-	sum     uint64 // of the encoded value, for the mutation check
-	etag    string
-	weight  uint32
-	flags   uint8
+	soft   int64 // until when the value is fresh
+	local  int64 // until when the local tier may use it without asking Redis
+	stamp  int64 // server time of writing, µs; 0 if Redis does not have it
+	more   *more // may be nil
+	weight uint32
+	flags  uint8
+}
+
+// more is what few entries need.
+type more struct {
+	etag string
+	hash uint64 // of the name if the key cannot be had from it
+	sum  uint64 // of the encoded value, for the mutation check
+}
+
+func (e *entry[V]) etag() string {
+	if e.more == nil {
+		return ""
+	}
+	return e.more.etag
+}
+
+func (e *entry[V]) hash() uint64 {
+	if e.more == nil {
+		return 0
+	}
+	return e.more.hash
 }
 
 const (
@@ -98,6 +116,7 @@ func (d *deps) valid() bool {
 
 // scope is a tenant, or the cache as a whole.
 type scope struct {
+	plain         atomic.Pointer[deps] // of entries without tags, under the generations known last
 	id            uint32
 	parts         []string
 	err           error // what every call returns: nested too deep
@@ -202,7 +221,7 @@ func New[K comparable, V any](client *core.Client, name string, opts ...Option) 
 		} else {
 			lc.entries = cfg.entries
 		}
-		lc.hashOf = func(e *entry[V]) uint64 { return e.hash }
+		lc.hashOf = (*entry[V]).hash
 		if e.local, err = newTier[K, V](lc); err != nil {
 			return nil, err
 		}

@@ -31,6 +31,17 @@ func (e *engine[K, V]) checksum(v V) uint64 {
 	return maphash.Bytes(hashSeed, data)
 }
 
+// finish adds to a new entry what few need.
+func (e *engine[K, V]) finish(x *entry[V], etag string, hash uint64) {
+	if etag == "" && hash == 0 && e.cfg.mutation == nil {
+		return
+	}
+	x.more = &more{etag: etag, hash: hash}
+	if e.cfg.mutation != nil {
+		x.more.sum = e.checksum(x.value)
+	}
+}
+
 // plain encodes values for comparison, also where there is no Redis to encode them for.
 func (e *engine[K, V]) plain() *bytesOf[V] {
 	if e.bytes != nil {
@@ -50,7 +61,7 @@ func (e *engine[K, V]) sizeOf(_ string, _ *header, v V) uint32 {
 
 // unchanged reports whether a value still is what was stored. Otherwise a caller changed it: that is told, and it is dropped.
 func (c *Cache[K, V]) unchanged(key K, e *entry[V]) bool {
-	if c.cfg.mutation == nil || e.negative() || c.checksum(e.value) == e.sum {
+	if c.cfg.mutation == nil || e.negative() || e.more == nil || c.checksum(e.value) == e.more.sum {
 		return true
 	}
 	c.stat.add(statMutations)

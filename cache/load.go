@@ -35,7 +35,7 @@ func (l *Load[K, V]) Stale() (value V, etag string, ok bool) {
 	if l.stale == nil {
 		return value, "", false
 	}
-	return l.stale.value, l.stale.etag, true
+	return l.stale.value, l.stale.etag(), true
 }
 
 // NotModified says that the stale value still is the right one; return what it returns. The value gets a new time to live and
@@ -640,7 +640,7 @@ func (c *Cache[K, V]) depsOf(f *flight[K, V]) *deps {
 		f.l.tags = f.stale.deps.tags
 	}
 	if f.l.notModified && f.l.etag == "" && f.stale != nil {
-		f.l.etag = f.stale.etag
+		f.l.etag = f.stale.etag()
 	}
 	d.tags = f.l.tags
 	for _, tag := range f.l.tags {
@@ -900,8 +900,12 @@ func (c *Cache[K, V]) store(f *flight[K, V]) {
 		return
 	}
 	start := c.clock.now()
+	sampled := c.feed != nil && c.feed.expect(f.t.keys.v)
 	r := c.client.Do(ctx, c.fillCmd(f, body, h))
-	c.filled(ctx, f, h, d, len(body), start, r)
+	stored := c.filled(ctx, f, h, d, len(body), start, r)
+	if sampled {
+		c.feed.wrote(f.t.keys.v, stored)
+	}
 }
 
 func (c *Cache[K, V]) fillCmd(f *flight[K, V], body string, h *header) driver.Cmd {
@@ -910,19 +914,19 @@ func (c *Cache[K, V]) fillCmd(f *flight[K, V], body string, h *header) driver.Cm
 		[]string{f.token, body, millis(c.hardOf(h)), channel, payload})
 }
 
-// filled takes the reply to a fill.
-func (c *Cache[K, V]) filled(ctx context.Context, f *flight[K, V], h *header, d *deps, size int, start int64, r driver.Reply) {
+// filled takes the reply to a fill, and reports whether the value is in Redis.
+func (c *Cache[K, V]) filled(ctx context.Context, f *flight[K, V], h *header, d *deps, size int, start int64, r driver.Reply) bool {
 	n, stamp, err := stamped(r)
 	switch {
 	case err != nil:
 		c.notFilled(f, err)
 		c.release(f)
 		c.storeLocal(f, h)
-		return
+		return false
 	case n == 0:
 		c.stat.add(statFillsRejected)
 		c.emit("fill", "rejected", 1)
-		return
+		return false
 	}
 	c.learn(f.t.keys.v, stamp, start)
 	c.stat.add(statFills)
@@ -934,6 +938,7 @@ func (c *Cache[K, V]) filled(ctx context.Context, f *flight[K, V], h *header, d 
 	e := c.loadedEntry(f, h, d)
 	e.stamp, e.weight = stamp, weightOf(size)
 	c.keep(&f.t, e, f.epoch, f.word)
+	return true
 }
 
 func (c *Cache[K, V]) notFilled(f *flight[K, V], err error) {
@@ -1097,10 +1102,8 @@ func (c *Cache[K, V]) readVersions(ctx context.Context, states []*tagState, hard
 func (c *Cache[K, V]) loadedEntry(f *flight[K, V], h *header, d *deps) *entry[V] {
 	now := c.clock.now()
 	e := c.entryOf(h, now, now)
-	e.value, e.deps, e.hash = f.v, d, f.t.hash
-	if c.cfg.mutation != nil {
-		e.sum = c.checksum(e.value)
-	}
+	e.value, e.deps = f.v, c.shared(d)
+	c.finish(e, h.etag, f.t.hash)
 	return e
 }
 

@@ -23,7 +23,7 @@ const (
 // judge says what may be done with an entry by its age alone.
 func (c *engine[K, V]) judge(e *entry[V], now int64) verdict {
 	switch {
-	case now >= e.expires || e.negative() && now >= e.soft:
+	case now >= e.soft && (e.negative() || now >= e.soft+int64(max(c.cfg.swr, c.cfg.sie))):
 		return none
 	case e.flags&flagExpired != 0:
 		if c.cfg.sie == 0 {
@@ -262,7 +262,7 @@ func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word u
 	}
 	born := c.clock.now() - max(0, now-stamp)*1000
 	e := c.entryOf(&h, born, c.clock.now())
-	e.deps, e.stamp, e.word, e.hash = d, stamp, word, t.hash
+	e.deps, e.stamp, e.word = c.shared(d), stamp, word
 	e.weight = weightOf(len(raw))
 	if f.v = c.judge(e, c.clock.now()); f.v == none {
 		return f, nil
@@ -272,9 +272,7 @@ func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word u
 		f.v = none
 		return f, nil
 	}
-	if c.cfg.mutation != nil {
-		e.sum = c.checksum(e.value)
-	}
+	c.finish(e, h.etag, t.hash)
 	f.e = e
 	return f, nil
 }
@@ -284,7 +282,7 @@ func weightOf(size int) uint32 { return uint32(min(size+100, 1<<31)) }
 
 // entryOf sets the times of an entry: it was written at born, and comes into the local tier now.
 func (c *engine[K, V]) entryOf(h *header, born, now int64) *entry[V] {
-	e := &entry[V]{etag: h.etag}
+	e := &entry[V]{}
 	if h.negative {
 		e.flags |= flagNegative
 	}
@@ -292,8 +290,7 @@ func (c *engine[K, V]) entryOf(h *header, born, now int64) *entry[V] {
 		e.flags |= flagExpired
 	}
 	e.soft = born + int64(h.soft)
-	e.expires = born + int64(c.hardOf(h))
-	e.local = min(now+int64(c.cfg.localMaxAge), e.expires)
+	e.local = min(now+int64(c.cfg.localMaxAge), born+int64(c.hardOf(h)))
 	e.fresh = min(e.soft, e.local)
 	if h.refresh > 0 {
 		e.fresh = min(e.fresh, born+int64(h.refresh))
@@ -369,6 +366,25 @@ func (c *Cache[K, V]) check(ctx context.Context, h *header, word uint64, got map
 		}
 	}
 	return d, nil
+}
+
+// shared returns one value for all dependencies that are alike, for those without tags.
+func (c *Cache[K, V]) shared(d *deps) *deps {
+	if len(d.tags) > 0 {
+		return d
+	}
+	old := c.scope.plain.Load()
+	if old != nil && len(old.list) == len(d.list) {
+		same := true
+		for i := range d.list {
+			same = same && old.list[i] == d.list[i]
+		}
+		if same {
+			return old
+		}
+	}
+	c.scope.plain.Store(d)
+	return d
 }
 
 // keep puts an entry into the local tier, unless its key may have changed since the epoch and the word were read.

@@ -125,10 +125,8 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 		}
 		now := c.clock.now()
 		e := c.entryOf(&h, now, now)
-		e.value, e.deps, e.hash, e.weight = value, d, t.hash, weightOf(len(body))
-		if c.cfg.mutation != nil {
-			e.sum = c.checksum(value)
-		}
+		e.value, e.deps, e.weight = value, c.shared(d), weightOf(len(body))
+		c.finish(e, cfg.etag, t.hash)
 		c.invalidate(t.keys.v)
 		settings = append(settings, setting[K, V]{t: t, e: e, epoch: t.st.epoch.Load()})
 		changes = append(changes, change{keys: t.keys, body: body, hard: c.hardOf(&h)})
