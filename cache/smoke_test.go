@@ -23,7 +23,7 @@ func eachTransport(t *testing.T, f func(t *testing.T, c *core.Client, how Cohere
 		for _, how := range []Coherence{Tracking, PubSub, TTLOnly} {
 			t.Run(how.String(), func(t *testing.T) { f(t, c, how) })
 		}
-	})
+	}, redisxtest.OnCluster(), redisxtest.OnSentinel())
 }
 
 func awaitTrust[K comparable, V any](t *testing.T, caches ...*Cache[K, V]) {
