@@ -303,6 +303,10 @@ func (e *engine[K, V]) newScope(parts ...string) (*scope, error) {
 		}
 	}
 	s.bumps = e.state(s.tagKs.Key("b"))
+	s.bumps.fixed.Store(true)
+	for _, g := range s.gens {
+		g.fixed.Store(true)
+	}
 	return s, nil
 }
 
@@ -574,11 +578,32 @@ func (c *Cache[K, V]) target(key K) (t target[K], err error) {
 
 // tag returns the state of a tag.
 func (c *Cache[K, V]) tag(name string) *tagState {
-	if v, ok := c.scope.tags.Load(name); ok {
+	if v, ok := c.scope.tags.Load(name); ok && !v.(*tagState).gone.Load() {
 		return v.(*tagState)
 	}
-	v, _ := c.scope.tags.LoadOrStore(name, c.state(c.scope.tagKs.Key("t:"+name)))
-	return v.(*tagState)
+	s := c.state(c.scope.tagKs.Key("t:" + name))
+	c.scope.tags.Store(name, s)
+	return s
+}
+
+// sweepTags forgets tags if there are too many.
+func (e *engine[K, V]) sweepTags() {
+	if !e.sweepStates() {
+		return
+	}
+	forget := func(s *scope) {
+		s.tags.Range(func(name, v any) bool {
+			if v.(*tagState).gone.Load() {
+				s.tags.Delete(name)
+			}
+			return true
+		})
+	}
+	forget(e.root)
+	e.scopes.Range(func(_, v any) bool {
+		forget(v.(*Cache[K, V]).scope)
+		return true
+	})
 }
 
 // nowhere lends names to caches without Redis.

@@ -35,7 +35,8 @@ type hub struct {
 	stripes [stripes]stripe
 	tombs   atomic.Int64
 
-	states sync.Map // full key → *tagState
+	states     sync.Map // full key → *tagState
+	stateCount atomic.Int64
 
 	offsets sync.Map // node → *offset
 

@@ -150,6 +150,7 @@ func (e *engine[K, V]) housekeeping() {
 		if n%10 == 0 {
 			e.sweep()
 			e.sweepPauses()
+			e.sweepTags()
 		}
 	}
 }

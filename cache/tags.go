@@ -16,6 +16,9 @@ type tagState struct {
 	name string
 	ver  atomic.Uint64 // 0: not known
 
+	gone  atomic.Bool // dropped, since there are too many: whoever finds it takes a new one
+	fixed atomic.Bool // never dropped
+
 	mu    sync.Mutex
 	word  uint64 // the hub's word under which ver was learned
 	epoch uint64 // grows with every change
@@ -38,8 +41,45 @@ func (h *hub) state(name string) *tagState {
 	if v, ok := h.states.Load(name); ok {
 		return v.(*tagState)
 	}
-	v, _ := h.states.LoadOrStore(name, &tagState{name: name})
+	v, had := h.states.LoadOrStore(name, &tagState{name: name})
+	if !had {
+		h.stateCount.Add(1)
+	}
 	return v.(*tagState)
+}
+
+// maxStates is how many tags a process remembers, about 200 bytes each. Of more than that a part is dropped now and then,
+// any: what the local tier has under them is read again.
+const maxStates = 1 << 17
+
+func (h *hub) sweepStates() (dropped bool) {
+	if h.stateCount.Load() <= maxStates {
+		return false
+	}
+	left := maxStates / 4
+	h.states.Range(func(name, v any) bool {
+		if s := v.(*tagState); !s.fixed.Load() && s.drop(h) {
+			h.states.Delete(name)
+			h.stateCount.Add(-1)
+			left--
+		}
+		return left > 0
+	})
+	return true
+}
+
+// drop makes a state worthless: nothing that depends on it is valid, nor is what is being loaded under it.
+func (s *tagState) drop(h *hub) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pendings > 0 {
+		return false
+	}
+	s.gone.Store(true)
+	s.epoch++
+	s.bumped = h.seq.Add(1)
+	s.ver.Store(unsettled | s.bumped) // equals none
+	return true
 }
 
 // known returns the version if it surely is the current one.
@@ -52,6 +92,9 @@ func (s *tagState) known(h *hub, word uint64) (uint64, bool) {
 	v := s.ver.Load()
 	if s.pendings > 0 {
 		return v, true
+	}
+	if s.gone.Load() {
+		return 0, false
 	}
 	return v, h.feed != nil && trusted(word) && s.word == word && v != 0
 }
@@ -85,6 +128,9 @@ func (s *tagState) changed(h *hub, version uint64) {
 		s.seen, s.unsure = max(s.seen, version), s.unsure || version == 0
 		return
 	}
+	if s.gone.Load() {
+		return
+	}
 	s.ver.Store(version)
 	s.word, s.learned = h.word.Load(), s.bumped
 }
@@ -96,7 +142,7 @@ func (s *tagState) forget(h *hub) { s.changed(h, 0) }
 func (s *tagState) read(h *hub, version, epoch, word uint64, covered int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.epoch != epoch || s.pendings > 0 || h.word.Load() != word {
+	if s.epoch != epoch || s.pendings > 0 || s.gone.Load() || h.word.Load() != word {
 		return
 	}
 	if s.ver.Load() != version {
