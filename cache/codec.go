@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 	"strings"
 
@@ -38,7 +37,7 @@ var (
 	// JSON is the default: encoding/json, without escaping of HTML. Only exported fields are stored.
 	JSON Codec = jsonCodec{}
 	// Msgpack is the MessagePack format: smaller and faster than JSON. Field names come from the tag "msgpack", not "json".
-	// Only exported fields are stored.
+	// Only exported fields are stored. A time.Time keeps the instant and comes back in the local zone.
 	Msgpack Codec = msgpackCodec{}
 	// Gob is encoding/gob. Each value carries the description of its type, so small values are large and slow: it is for
 	// what only Gob can do. V cannot be an interface; types held by interfaces inside V have to be registered with gob.Register.
@@ -65,8 +64,8 @@ func checkCodec(c Codec, t reflect.Type) (err error) {
 		return errors.New("cache: the codec is nil")
 	}
 	defer func() {
-		if p := recover(); p != nil { // a nil pointer in the interface, or a marshaller that dislikes zero values
-			err = fmt.Errorf("cache: codec %T panicked when asked whether it fits %v: %v", c, t, p)
+		if p := recover(); p != nil { // such as a nil pointer in the interface
+			err = fmt.Errorf("cache: codec %T panicked when asked for its name: %v", c, p)
 		}
 	}()
 	if n := len(c.Name()); n < 1 || n > maxCodecName {
@@ -86,6 +85,11 @@ type appender struct{ b []byte }
 func (a *appender) Write(p []byte) (int, error) {
 	a.b = append(a.b, p...)
 	return len(p), nil
+}
+
+func (a *appender) WriteByte(c byte) error {
+	a.b = append(a.b, c)
+	return nil
 }
 
 // ---- JSON
@@ -118,11 +122,10 @@ func (c jsonCodec) fits(t reflect.Type) error {
 	if err := hidden(t, jsonMarshaler, textMarshaler); err != nil {
 		return err
 	}
-	_, err := c.Append(nil, sample(t))
-	if bad := (*json.UnsupportedTypeError)(nil); errors.As(err, &bad) {
+	if bad := (*json.UnsupportedTypeError)(nil); errors.As(tryZero(c, t), &bad) {
 		return bad
 	}
-	return nil // another error comes from a marshaller that dislikes a zero value, which says nothing about other values
+	return nil
 }
 
 // hidden reports a struct of which nothing would be stored, since none of its fields is exported and it has no marshaller:
@@ -150,12 +153,21 @@ func hidden(t reflect.Type, marshalers ...reflect.Type) error {
 	return nil
 }
 
-// sample is a value of type t that is as far from nil as can be had without looking deeper.
-func sample(t reflect.Type) any {
+// tryZero encodes a zero value of type t (what it points to, if t is a pointer), to see what the codec thinks of the type.
+// Only errors that the library itself makes may count: a marshaller that dislikes a zero value, or panics on it, says
+// nothing about other values.
+func tryZero(c Codec, t reflect.Type) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = nil
+		}
+	}()
+	v := reflect.Zero(t)
 	if t.Kind() == reflect.Pointer {
-		return reflect.New(t.Elem()).Interface()
+		v = reflect.New(t.Elem())
 	}
-	return reflect.Zero(t).Interface()
+	_, err = c.Append(nil, v.Interface())
+	return err
 }
 
 // ---- MessagePack
@@ -167,22 +179,107 @@ func (msgpackCodec) Name() string { return "msgpack" }
 func (msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 	w := appender{b: dst}
 	e := msgpack.GetEncoder()
-	defer msgpack.PutEncoder(e)
-	e.Reset(&w)
-	e.UseCompactInts(true)
-	if err := e.Encode(v); err != nil {
+	e.Reset(&w) // without compact integers: those would make an int8 of an int64 held by an interface
+	err := e.Encode(v)
+	msgpack.PutEncoder(e)
+	if err != nil {
 		return dst, err
 	}
 	return w.b, nil
 }
 
-func (msgpackCodec) Decode(data []byte, v any) error { return msgpack.Unmarshal(data, v) }
+func (msgpackCodec) Decode(data []byte, v any) error {
+	if err := msgpackDepth(data); err != nil {
+		return err
+	}
+	return msgpack.Unmarshal(data, v)
+}
+
+// maxDepth is how deep MessagePack may be nested. The other formats have the same limit, or none that matters.
+const maxDepth = 10_000
+
+// msgpackDepth refuses what is nested too deep. The library recurses, and a stack that grows too large ends the process:
+// some megabytes of 0x91, written to Redis by whoever can, would do. What is malformed otherwise is left to the library.
+func msgpackDepth(data []byte) error {
+	if len(data) <= maxDepth { // each level takes a byte
+		return nil
+	}
+	var open []uint64 // how many items each level still has to come
+	for len(data) > 0 {
+		c := data[0]
+		size, width, items := 1, 0, uint64(0) // of the item itself; of the length after it, if any; what is inside
+		switch {
+		case c <= 0x7f || c >= 0xe0: // small integer
+		case c <= 0x8f: // small map
+			items = 2 * uint64(c&0x0f)
+		case c <= 0x9f: // small array
+			items = uint64(c & 0x0f)
+		case c <= 0xbf: // short string
+			size += int(c & 0x1f)
+		case c <= 0xc3: // nil, false, true
+		case c <= 0xc6: // bin 8, 16, 32
+			width = 1 << (c - 0xc4)
+		case c <= 0xc9: // ext 8, 16, 32: a type follows the length
+			width = 1 << (c - 0xc7)
+			size++
+		case c <= 0xd3: // float 32, 64; unsigned and signed 8, 16, 32, 64
+			size += [...]int{4, 8, 1, 2, 4, 8, 1, 2, 4, 8}[c-0xca]
+		case c <= 0xd8: // ext of 1, 2, 4, 8, 16
+			size += 1 + 1<<(c-0xd4)
+		case c <= 0xdb: // string 8, 16, 32
+			width = 1 << (c - 0xd9)
+		default: // array 16, 32; map 16, 32
+			width = 2 << (c & 1)
+		}
+		if width > 0 {
+			if len(data) < 1+width {
+				return nil
+			}
+			var n uint64
+			for _, b := range data[1 : 1+width] {
+				n = n<<8 | uint64(b)
+			}
+			size += width
+			switch {
+			case c >= 0xde:
+				items = 2 * n
+			case c >= 0xdc:
+				items = n
+			case n > uint64(len(data)):
+				return nil
+			default:
+				size += int(n)
+			}
+		}
+		if size > len(data) {
+			return nil
+		}
+		data = data[size:]
+		if items > 0 {
+			if open = append(open, items); len(open) > maxDepth {
+				return fmt.Errorf("nested more than %d levels deep", maxDepth)
+			}
+			continue
+		}
+		for len(open) > 0 { // the item is over, and with it those that it was the last of
+			last := len(open) - 1
+			if open[last]--; open[last] > 0 {
+				break
+			}
+			open = open[:last]
+		}
+		if len(open) == 0 {
+			return nil
+		}
+	}
+	return nil
+}
 
 func (c msgpackCodec) fits(t reflect.Type) error {
 	if err := hidden(t, msgpackCustom, msgpackMarshal, textMarshaler, binaryMarshaler); err != nil {
 		return err
 	}
-	if _, err := c.Append(nil, sample(t)); err != nil && strings.HasPrefix(err.Error(), "msgpack: ") {
+	if err := tryZero(c, t); err != nil && strings.HasPrefix(err.Error(), "msgpack: ") {
 		return err
 	}
 	return nil
@@ -203,15 +300,24 @@ func (gobCodec) Append(dst []byte, v any) ([]byte, error) {
 }
 
 func (gobCodec) Decode(data []byte, v any) error {
-	return gob.NewDecoder(bytes.NewReader(data)).Decode(v)
+	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(v); err != nil {
+		return err
+	}
+	// Gob leaves an empty slice as it was: nil. Had it been nil, it would not have come here.
+	if e := reflect.ValueOf(v).Elem(); e.Kind() == reflect.Slice && e.IsNil() {
+		e.Set(reflect.MakeSlice(e.Type(), 0, 0))
+	}
+	return nil
 }
 
-func (gobCodec) fits(t reflect.Type) error {
-	if t.Kind() == reflect.Interface {
+func (c gobCodec) fits(t reflect.Type) error {
+	switch t.Kind() {
+	case reflect.Interface:
 		return errors.New("an interface has no type to describe")
+	case reflect.Func, reflect.Chan: // on which gob panics
+		return errors.New("it is not data")
 	}
-	// Errors of a type's own GobEncode come through as they are: those say nothing about other values.
-	if err := gob.NewEncoder(io.Discard).Encode(sample(t)); err != nil && strings.HasPrefix(err.Error(), "gob: ") {
+	if err := tryZero(c, t); err != nil && strings.HasPrefix(err.Error(), "gob: ") {
 		return err
 	}
 	return nil

@@ -18,7 +18,7 @@ const (
 	compressZstd             // smaller, several times slower
 )
 
-var errDecompressedSize = errors.New("cache: the compressed value claims to be larger than allowed")
+var errDecompressedSize = errors.New("the compressed value claims to be larger than allowed")
 
 // squeezer compresses and decompresses. Safe for concurrent use; reads every compression, whatever it writes.
 type squeezer struct {
@@ -39,33 +39,33 @@ func newSqueezer(above int, alg compression, limit int) *squeezer {
 			return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true))
 		}),
 		dec: sync.OnceValues(func() (*zstd.Decoder, error) {
-			return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(limit)))
+			// No frame has a window below MinWindowSize: a lower limit would refuse them all.
+			return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(max(limit, zstd.MinWindowSize))))
 		}),
 	}
 }
 
-// compress appends the compressed payload to dst. If that does not make it smaller, it returns dst as it was and compressNone.
-func (s *squeezer) compress(dst, payload []byte) ([]byte, compression) {
+// compress returns the payload compressed, in buf if that is large enough. If that would not make it smaller, it returns compressNone.
+func (s *squeezer) compress(buf, payload []byte) ([]byte, compression) {
 	if s.above <= 0 || len(payload) < s.above {
-		return dst, compressNone
+		return buf, compressNone
 	}
-	n := len(dst)
 	switch s.alg {
 	case compressS2:
-		out := make([]byte, n+s2.MaxEncodedLen(len(payload)))
-		copy(out, dst)
-		dst = out[:n+len(s2.Encode(out[n:], payload))]
+		buf = s2.Encode(buf[:cap(buf)], payload)
 	case compressZstd:
 		e, err := s.enc()
 		if err != nil {
-			return dst, compressNone
+			return buf, compressNone
 		}
-		dst = e.EncodeAll(payload, dst)
+		buf = e.EncodeAll(payload, buf[:0])
+	default:
+		return buf, compressNone
 	}
-	if len(dst)-n >= len(payload) {
-		return dst[:n], compressNone
+	if len(buf) >= len(payload) {
+		return buf, compressNone
 	}
-	return dst, s.alg
+	return buf, s.alg
 }
 
 // decompress returns the payload in a slice of its own.
@@ -85,7 +85,11 @@ func (s *squeezer) decompress(alg compression, data []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return d.DecodeAll(data, nil)
+		out, err := d.DecodeAll(data, nil)
+		if err == nil && len(out) > s.limit {
+			return nil, errDecompressedSize
+		}
+		return out, err
 	}
-	return nil, fmt.Errorf("cache: unknown compression %d", alg)
+	return nil, fmt.Errorf("unknown compression %d", alg)
 }

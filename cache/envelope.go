@@ -60,6 +60,7 @@ var (
 	errFormat     = fmt.Errorf("%w: other version", errUnknownEnvelope)
 	errOtherCodec = fmt.Errorf("%w: written by another codec", errUnknownEnvelope)
 	errPlain      = fmt.Errorf("%w: it is not encrypted", errUnknownEnvelope)
+	errOtherKey   = fmt.Errorf("%w: it is encrypted with an unknown key", errUnknownEnvelope)
 	errSealed     = fmt.Errorf("%w: it is encrypted", errUnknownEnvelope)
 )
 
@@ -113,8 +114,8 @@ type header struct {
 type bytesOf[V any] struct {
 	codec    Codec
 	name     string
-	text     textDecoder // nil if the codec is none
-	nilable  bool
+	text     textDecoder  // nil if the codec is none
+	kind     reflect.Kind // of V
 	keys     *keyring
 	squeezer *squeezer
 	max      int
@@ -135,31 +136,33 @@ func newBytes[V any](codec Codec, compressAbove int, alg compression, keys *keyr
 	if compressAbove < 0 {
 		return nil, fmt.Errorf("cache: values of %d bytes and more are to be compressed, the number must be positive", compressAbove)
 	}
-	b := &bytesOf[V]{codec: codec, name: codec.Name(), keys: keys, squeezer: newSqueezer(compressAbove, alg, maxValue), max: maxValue}
-	b.text, _ = codec.(textDecoder)
-	switch t.Kind() {
-	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
-		b.nilable = true
+	if alg > compressZstd {
+		return nil, fmt.Errorf("cache: compression %d, there are only %d and %d", alg, compressS2, compressZstd)
 	}
+	b := &bytesOf[V]{codec: codec, name: codec.Name(), kind: t.Kind(), keys: keys, squeezer: newSqueezer(compressAbove, alg, maxValue), max: maxValue}
+	b.text, _ = codec.(textDecoder)
 	return b, nil
 }
 
 // scratch holds the buffers of one encode.
-type scratch struct{ out, payload, aad []byte }
+type scratch struct{ out, payload, packed, aad []byte }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// maxScratch is the largest buffer that is kept for reuse.
+// maxScratch is how many bytes of buffers are kept for reuse.
 const maxScratch = 256 << 10
 
 func (s *scratch) free() {
-	if cap(s.out)+cap(s.payload)+cap(s.aad) <= maxScratch {
+	if cap(s.out)+cap(s.payload)+cap(s.packed)+cap(s.aad) <= maxScratch {
 		scratches.Put(s)
 	}
 }
 
-// payload appends the value as the codec encodes it. A panic of the codec is an error.
-func (b *bytesOf[V]) payload(dst []byte, v V) (out []byte, err error) {
+// payload appends the value as the codec encodes it: no envelope, no compression, no encryption. It does not see that v is
+// nil: that is for isNil. A panic of the codec is an error.
+func (b *bytesOf[V]) payload(dst []byte, v V) ([]byte, error) { return b.appendValue(dst, v) }
+
+func (b *bytesOf[V]) appendValue(dst []byte, v any) (out []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			out, err = dst, fmt.Errorf("cache: codec %s panicked while encoding %T: %v", b.name, v, p)
@@ -172,31 +175,53 @@ func (b *bytesOf[V]) payload(dst []byte, v V) (out []byte, err error) {
 	return out, nil
 }
 
+// isNil tells whether v, a V in an interface, is a nil pointer, map, slice or interface.
+func (b *bytesOf[V]) isNil(v any) bool {
+	switch b.kind {
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		return reflect.ValueOf(v).IsNil()
+	case reflect.Interface:
+		return v == nil
+	}
+	return false
+}
+
 // encode makes what is stored under the Redis key, without the stamp. The value does not matter if the entry is negative.
 func (b *bytesOf[V]) encode(key string, h *header, v V) (string, error) {
 	if h.gens.n < 0 || h.gens.n > maxGens {
 		return "", fmt.Errorf("cache: %d Clear versions, allowed are %d", h.gens.n, maxGens)
 	}
 	s := scratches.Get().(*scratch)
-	s.payload = s.payload[:0]
-	var content byte
+	var (
+		content byte
+		body    []byte
+		value   any
+	)
+	if !h.negative {
+		value = v // an allocation unless V is a pointer
+	}
 	switch {
 	case h.negative:
 		content |= hasNegative
-	case b.nilable && reflect.ValueOf(&v).Elem().IsNil():
+	case b.isNil(value):
 		content |= hasNil
 	default:
 		var err error
-		if s.payload, err = b.payload(s.payload, v); err != nil {
-			return "", err // and s is left to the garbage collector: the codec may still hold it
+		if body, err = b.appendValue(s.payload[:0], value); err != nil {
+			return "", err // and s is left to the garbage collector: after a panic the codec may still hold it
 		}
-		if n := len(s.payload); n > b.max {
+		if n := len(body); n > b.max {
 			return "", &TooLargeError{Size: n, Limit: b.max}
 		}
+		// A codec may have returned memory that is not ours, such as the value itself: it must not become a buffer.
+		// Where the buffer was too small, make a larger one of our own for the next.
+		if len(body) > cap(s.payload) {
+			s.payload = make([]byte, 0, len(body)+len(body)/4)
+		}
 	}
-	body := s.payload
-	if packed, alg := b.squeezer.compress(nil, s.payload); alg != compressNone {
-		body = packed
+	var alg compression
+	if s.packed, alg = b.squeezer.compress(s.packed, body); alg != compressNone {
+		body = s.packed
 		content |= compressionBit(alg)
 	}
 	if b.keys != nil {
@@ -215,7 +240,7 @@ func (b *bytesOf[V]) encode(key string, h *header, v V) (string, error) {
 	out := append(s.out[:0], formatA, state, content)
 	out = appendText(out, b.name)
 	if b.keys != nil {
-		out = appendText(out, b.keys.active)
+		out = appendText(out, b.keys.active.id)
 	}
 	out = appendDuration(out, h.soft)
 	out = appendDuration(out, h.refresh)
@@ -236,7 +261,10 @@ func (b *bytesOf[V]) encode(key string, h *header, v V) (string, error) {
 	}
 	if b.keys != nil {
 		s.aad = appendAAD(s.aad[:0], key, bytesAsString(out[offsetContent-stampSize:]))
-		out = b.keys.seal(out, body, s.aad)
+		var err error
+		if out, err = b.keys.seal(out, body, s.aad); err != nil {
+			return "", fmt.Errorf("cache: encrypt: %w", err)
+		}
 	} else {
 		out = append(out, body...)
 	}
@@ -385,7 +413,7 @@ func appendDuration(dst []byte, d time.Duration) []byte {
 	if d <= 0 {
 		return append(dst, 0)
 	}
-	return binary.AppendUvarint(dst, (uint64(d)+999)/1000)
+	return binary.AppendUvarint(dst, min((uint64(d)+999)/1000, math.MaxInt64/1000))
 }
 
 // reader takes fields off the front of s. After a field that is not there, bad is set and all that follows is zero.
