@@ -32,7 +32,8 @@ type Codec interface {
 	Decode(data []byte, v any) error
 }
 
-// The codecs at hand. All of them keep nil apart from empty for a V that is a pointer, a map or a slice.
+// The codecs at hand. All of them keep nil apart from empty for a V that is a pointer, a map or a slice. None can store a
+// value that contains itself by way of pointers: JSON says so, with Msgpack and Gob it ends the process.
 var (
 	// JSON is the default: encoding/json, without escaping of HTML. Only exported fields are stored.
 	JSON Codec = jsonCodec{}
@@ -40,7 +41,8 @@ var (
 	// Only exported fields are stored. A time.Time keeps the instant and comes back in the local zone.
 	Msgpack Codec = msgpackCodec{}
 	// Gob is encoding/gob. Each value carries the description of its type, so small values are large and slow: it is for
-	// what only Gob can do. V cannot be an interface; types held by interfaces inside V have to be registered with gob.Register.
+	// what only Gob can do. It is no match for bytes that somebody made up on purpose: use it with encryption where others can
+	// write to Redis. V cannot be an interface; types held by interfaces inside V have to be registered with gob.Register.
 	Gob Codec = gobCodec{}
 	// Proto is Protocol Buffers. V has to be a pointer to a generated message.
 	Proto Codec = protoCodec{}
@@ -189,25 +191,32 @@ func (msgpackCodec) Append(dst []byte, v any) ([]byte, error) {
 }
 
 func (msgpackCodec) Decode(data []byte, v any) error {
-	if err := msgpackDepth(data); err != nil {
+	if err := checkMsgpack(data); err != nil {
 		return err
 	}
 	return msgpack.Unmarshal(data, v)
 }
 
-// maxDepth is how deep MessagePack may be nested. The other formats have the same limit, or none that matters.
+// maxDepth is how deep MessagePack may be nested: as deep as JSON and Protocol Buffers.
 const maxDepth = 10_000
 
-// msgpackDepth refuses what is nested too deep. The library recurses, and a stack that grows too large ends the process:
-// some megabytes of 0x91, written to Redis by whoever can, would do. What is malformed otherwise is left to the library.
-func msgpackDepth(data []byte) error {
-	if len(data) <= maxDepth { // each level takes a byte
-		return nil
-	}
-	var open []uint64 // how many items each level still has to come
-	for len(data) > 0 {
+var errMsgpackCut = errors.New("it is cut short")
+
+// checkMsgpack refuses what the library must not see, since it believes what it reads: it recurses, and a stack that is
+// too large ends the process (8 MB of 0x91 do); it allocates for as many items as an array claims to have, and the lack of
+// memory ends the process as well (5 bytes do).
+func checkMsgpack(data []byte) error {
+	var (
+		buf  [32]uint64
+		open = buf[:0] // how many items each level still has to come
+		need = uint64(1)
+	)
+	for {
+		if len(data) == 0 {
+			return errMsgpackCut
+		}
 		c := data[0]
-		size, width, items := 1, 0, uint64(0) // of the item itself; of the length after it, if any; what is inside
+		size, width, items := 1, 0, uint64(0) // of the item itself; of the number that follows, if any; what is inside
 		switch {
 		case c <= 0x7f || c >= 0xe0: // small integer
 		case c <= 0x8f: // small map
@@ -233,7 +242,7 @@ func msgpackDepth(data []byte) error {
 		}
 		if width > 0 {
 			if len(data) < 1+width {
-				return nil
+				return errMsgpackCut
 			}
 			var n uint64
 			for _, b := range data[1 : 1+width] {
@@ -246,18 +255,22 @@ func msgpackDepth(data []byte) error {
 			case c >= 0xdc:
 				items = n
 			case n > uint64(len(data)):
-				return nil
+				return errMsgpackCut
 			default:
 				size += int(n)
 			}
 		}
 		if size > len(data) {
-			return nil
+			return errMsgpackCut
 		}
 		data = data[size:]
+		need += items - 1
+		if need > uint64(len(data)) { // each takes a byte at least
+			return errMsgpackCut
+		}
 		if items > 0 {
 			if open = append(open, items); len(open) > maxDepth {
-				return fmt.Errorf("nested more than %d levels deep", maxDepth)
+				return fmt.Errorf("it is nested more than %d levels deep", maxDepth)
 			}
 			continue
 		}
@@ -272,7 +285,6 @@ func msgpackDepth(data []byte) error {
 			return nil
 		}
 	}
-	return nil
 }
 
 func (c msgpackCodec) fits(t reflect.Type) error {

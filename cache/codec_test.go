@@ -153,10 +153,28 @@ func TestDeepNestingIsAnError(t *testing.T) {
 		require.ErrorContains(t, err, "10000 levels", name)
 		_, err = typed.decode(&header{}, "\x81\xa1x"+bomb) // in a field that there is not
 		require.ErrorContains(t, err, "10000 levels", name)
+		_, err = loose.decode(&header{}, strings.Repeat(level, 100)) // and what is cut is cut
+		require.ErrorContains(t, err, "cut short", name)
 	}
 	json := mustBytes[any](t, JSON, 0, 0, nil, 0)
 	_, err := json.decode(&header{}, strings.Repeat("[", n))
 	require.Error(t, err)
+}
+
+// Five bytes that claim four billion items: without the check the process ends for lack of memory.
+func TestLengthsThatCannotBeAreAnError(t *testing.T) {
+	loose, typed := mustBytes[any](t, Msgpack, 0, 0, nil, 0), mustBytes[[]any](t, Msgpack, 0, 0, nil, 0)
+	for name, data := range map[string]string{
+		"array": "\xdd\xff\xff\xff\xff0", "map": "\xdf\xff\xff\xff\xff0", "string": "\xdb\xff\xff\xff\xff0", "bin": "\xc6\xff\xff\xff\xff0",
+		"ext": "\xc9\xff\xff\xff\xff\x050", "array 16": "\xdc\xff\xff0", "in an array": "\x91\xdd\xff\xff\xff\xff0",
+		// Each level has enough bytes after it, but not all of them together.
+		"nested": strings.Repeat("\xdd\x00\x01\x00\x00", 5000) + strings.Repeat("0", 1<<17),
+	} {
+		_, err := loose.decode(&header{}, data)
+		require.ErrorContains(t, err, "cut short", name)
+		_, err = typed.decode(&header{}, "\x91"+data)
+		require.ErrorContains(t, err, "cut short", name)
+	}
 }
 
 // The check must walk over every kind of item, or it would refuse what is fine or lose its way and miss what is not.
@@ -176,14 +194,19 @@ func TestTheDepthOfMessagePackIsCountedOverAllKinds(t *testing.T) {
 		msgpack.RawMessage("\xc8\x00\x01\x05x"), msgpack.RawMessage("\xc9\x00\x00\x00\x01\x05x"))
 	fine, err := msgpack.Marshal(kinds)
 	require.NoError(t, err)
-	require.NoError(t, msgpackDepth(fine))
+	require.NoError(t, checkMsgpack(fine))
 	for depth, want := range map[int]bool{maxDepth - 1: true, maxDepth: false} {
 		data := append([]byte{0x92}, fine...)
 		data = append(data, bytes.Repeat([]byte{0x91}, depth)...)
-		require.Equal(t, want, msgpackDepth(append(data, 0xc0)) == nil, depth)
+		require.Equal(t, want, checkMsgpack(append(data, 0xc0)) == nil, depth)
+	}
+	for n := range len(fine) {
+		if n < 2000 || n > len(fine)-2000 {
+			require.ErrorIs(t, checkMsgpack(fine[:n]), errMsgpackCut, n)
+		}
 	}
 	// Side by side is not deep.
-	require.NoError(t, msgpackDepth(append([]byte{0xdd, 0, 1, 0, 0}, bytes.Repeat([]byte{0x91, 0xc0}, 1<<16)...)))
+	require.NoError(t, checkMsgpack(append([]byte{0xdd, 0, 1, 0, 0}, bytes.Repeat([]byte{0x91, 0xc0}, 1<<16)...)))
 }
 
 func TestJSONDoesNotEscapeHTML(t *testing.T) {
