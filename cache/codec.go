@@ -282,7 +282,10 @@ func checkMsgpack(data []byte) error {
 			open = open[:last]
 		}
 		if len(open) == 0 {
-			return nil
+			if len(data) == 0 {
+				return nil
+			}
+			need = 1 // a CustomEncoder may have written several items where one was due
 		}
 	}
 }

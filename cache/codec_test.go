@@ -177,6 +177,21 @@ func TestLengthsThatCannotBeAreAnError(t *testing.T) {
 	}
 }
 
+// pair writes two items where one is due, which the library allows.
+type pair struct{ A, B int }
+
+func (p pair) EncodeMsgpack(e *msgpack.Encoder) error  { return e.EncodeMulti(p.A, p.B) }
+func (p *pair) DecodeMsgpack(d *msgpack.Decoder) error { return d.DecodeMulti(&p.A, &p.B) }
+
+func TestSeveralItemsForOneAreFine(t *testing.T) {
+	same(t, Msgpack, pair{1, 2})
+	same(t, Msgpack, []pair{{1, 2}, {3, 4}, {5, 6}})
+	same(t, Msgpack, map[string]*pair{"a": {1, 2}, "b": {3, 4}})
+	b := mustBytes[pair](t, Msgpack, 0, 0, nil, 0)
+	_, err := b.decode(&header{}, "\x01\xdd\xff\xff\xff\xff0") // what follows is checked as well
+	require.ErrorContains(t, err, "cut short")
+}
+
 // The check must walk over every kind of item, or it would refuse what is fine or lose its way and miss what is not.
 func TestTheDepthOfMessagePackIsCountedOverAllKinds(t *testing.T) {
 	var kinds []any
@@ -201,7 +216,7 @@ func TestTheDepthOfMessagePackIsCountedOverAllKinds(t *testing.T) {
 		require.Equal(t, want, checkMsgpack(append(data, 0xc0)) == nil, depth)
 	}
 	for n := range len(fine) {
-		if n < 2000 || n > len(fine)-2000 {
+		if n < 200 || n > len(fine)-20 {
 			require.ErrorIs(t, checkMsgpack(fine[:n]), errMsgpackCut, n)
 		}
 	}
