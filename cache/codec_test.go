@@ -361,14 +361,14 @@ func TestMemoryOfACodecIsNotReused(t *testing.T) {
 		decode: func(data []byte, v any) error { *v.(*[]byte) = data; return nil },
 	}
 	ways(t, func(t *testing.T, above int, alg compression, keys *keyring) {
-		b := mustBytes[[]byte](t, c, above, alg, keys, 0)
-		first := bytes.Repeat([]byte("a"), 300)
+		b, raw := mustBytes[[]byte](t, c, above, alg, keys, 0), mustBytes[[]byte](t, Raw, above, alg, keys, 0)
 		for i := range 50 {
-			_, got := through(t, b, header{}, first)
-			require.Equal(t, first, got)
-			_, got = through(t, b, header{}, bytes.Repeat([]byte{byte(i)}, 200+i))
-			require.Equal(t, bytes.Repeat([]byte{byte(i)}, 200+i), got)
-			require.Equal(t, strings.Repeat("a", 300), string(first))
+			mine, other := bytes.Repeat([]byte("a"), 3000+100*i), bytes.Repeat([]byte{byte(i)}, 200+i)
+			_, got := through(t, b, header{}, mine)
+			require.Equal(t, mine, got)
+			_, got = through(t, raw, header{}, other) // appends to a buffer
+			require.Equal(t, other, got)
+			require.Equal(t, strings.Repeat("a", 3000+100*i), string(mine))
 		}
 	})
 }

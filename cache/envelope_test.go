@@ -275,13 +275,13 @@ func TestEveryCompressionIsRead(t *testing.T) {
 func TestDecompressionBombsAreRefused(t *testing.T) {
 	const limit = 1 << 20
 	b := mustBytes[string](t, Raw, 1, compressS2, nil, limit)
-	zero := make([]byte, limit+1)
+	zero := make([]byte, 32*limit)
 	enc, err := zstd.NewWriter(nil)
 	require.NoError(t, err)
 	streamed, err := zstd.NewWriter(nil, zstd.WithSingleSegment(false))
 	require.NoError(t, err)
 	var frames []byte // each is within the limit
-	for range 3 {
+	for range 64 {
 		frames = streamed.EncodeAll(zero[:limit/2], frames)
 	}
 	for name, bomb := range map[string]struct {
@@ -289,11 +289,13 @@ func TestDecompressionBombsAreRefused(t *testing.T) {
 		data []byte
 	}{
 		"s2":          {compressS2, s2.Encode(nil, zero)},
+		"s2 by one":   {compressS2, s2.Encode(nil, zero[:limit+1])},
+		"zstd by one": {compressZstd, enc.EncodeAll(zero[:limit+1], nil)},
 		"s2 claims":   {compressS2, binary.AppendUvarint(nil, 1<<31)},
 		"zstd":        {compressZstd, enc.EncodeAll(zero, nil)},
 		"zstd frames": {compressZstd, frames},
 	} {
-		require.Less(t, len(bomb.data), limit/8, name)
+		require.Less(t, len(bomb.data), limit/4, name)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		for range 10 {
@@ -304,11 +306,13 @@ func TestDecompressionBombsAreRefused(t *testing.T) {
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(40*limit), name)
 	}
 	// And what is exactly within it is not.
-	for alg, data := range map[compression][]byte{compressS2: s2.Encode(nil, zero[1:]), compressZstd: enc.EncodeAll(zero[1:], nil)} {
+	for alg, data := range map[compression][]byte{compressS2: s2.Encode(nil, zero[:limit]), compressZstd: enc.EncodeAll(zero[:limit], nil)} {
 		v, err := b.decode(&header{compressed: alg}, string(data))
 		require.NoError(t, err)
 		require.Len(t, v, limit)
 	}
+	_, err = mustBytes[string](t, Raw, 1, compressZstd, nil, 100).decode(&header{compressed: compressZstd}, string(enc.EncodeAll(zero[:101], nil)))
+	require.ErrorIs(t, err, errDecompressedSize) // below the smallest window of the library
 }
 
 func TestUnderEncryptionNothingButStampAndStateCanBeChanged(t *testing.T) {
