@@ -46,8 +46,8 @@ const (
 	hasS2                   // payload is compressed with S2
 	hasZstd                 // payload is compressed with Zstandard
 	hasSeal                 // payload is sealed; a key id follows the codec
-	hasTags                 //
-	hasETag                 //
+	hasTags                 // tags follow
+	hasETag                 // an ETag follows
 	hasAll      = 1<<iota - 1
 )
 
