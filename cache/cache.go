@@ -191,7 +191,7 @@ func New[K comparable, V any](client *core.Client, name string, opts ...Option) 
 	var codec *bytesOf[V]
 	var codecErr error
 	if cfg.codec != nil && cfg.remote {
-		codec, codecErr = newBytes[V](cfg.codec, cfg.compressAbove, compressS2, ring, cfg.maxValue)
+		codec, codecErr = newBytes[V](cfg.codec, cfg.compressAbove, cfg.compressBy, ring, cfg.maxValue)
 	}
 	err = errors.Join(err, keyErr, ringErr, codecErr)
 	if err != nil {

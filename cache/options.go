@@ -40,6 +40,7 @@ type config struct {
 	untrustedStale  time.Duration
 	codec           Codec
 	compressAbove   int
+	compressBy      compression
 	keys            []EncryptionKey
 	maxValue        int
 	queue           int
@@ -185,7 +186,9 @@ func WithCompression(minBytes int) Option {
 }
 
 // WithEncryption encrypts values in Redis with AES-256-GCM. The first key encrypts, all of them decrypt: to rotate, put the
-// new key first and keep the old one for as long as its values live. Keys of Redis and tags are not encrypted.
+// new key first and keep the old one for as long as its values live. With keys, values that are not encrypted are misses.
+// A value cannot be moved to another key nor its tags be changed; whoever can write to Redis can still put an older value
+// of the same key back, or change its apparent age. Keys of Redis, tags and ETags are not encrypted, and sizes show.
 func WithEncryption(keys ...EncryptionKey) Option {
 	return option(func(c *config) { c.keys = append([]EncryptionKey{}, keys...) })
 }
