@@ -20,20 +20,20 @@ import (
 
 const testStamp = "1700000000000001"
 
-type user struct {
+type sampleUser struct {
 	ID    int64             `json:"id"`
 	Name  string            `json:"name"`
 	Mail  string            `json:"mail"`
 	Roles []string          `json:"roles"`
 	Attrs map[string]string `json:"attrs"`
 	Since time.Time         `json:"since"`
-	Next  *user             `json:"next"`
+	Next  *sampleUser       `json:"next"`
 }
 
-func sampleUser() *user {
-	return &user{
+func newSampleUser() *sampleUser {
+	return &sampleUser{
 		ID: math.MaxInt64, Name: "Ada <b>&\u2028 \x00", Mail: "ada@example.com", Roles: []string{"admin", ""},
-		Attrs: map[string]string{"a": "1", "": "2"}, Since: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Next: &user{ID: -1},
+		Attrs: map[string]string{"a": "1", "": "2"}, Since: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Next: &sampleUser{ID: -1},
 	}
 }
 
@@ -99,7 +99,7 @@ func TestCodecsGiveBackWhatTheyWereGiven(t *testing.T) {
 	long := strings.Repeat("redis ", 5000)
 	for _, c := range []Codec{JSON, Msgpack, Gob} {
 		t.Run(c.Name(), func(t *testing.T) {
-			u, when := sampleUser(), time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+			u, when := newSampleUser(), time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 			if c == Msgpack {
 				u.Since, when = u.Since.Local(), when.Local()
 			}
@@ -142,7 +142,7 @@ func TestInterfacesKeepTheirNumbersUnderMsgpack(t *testing.T) {
 
 // A stack that overflows cannot be recovered from: without the check this ends the test binary.
 func TestDeepNestingIsAnError(t *testing.T) {
-	loose, typed := mustBytes[any](t, Msgpack, 0, 0, nil, 0), mustBytes[*user](t, Msgpack, 0, 0, nil, 0)
+	loose, typed := mustBytes[any](t, Msgpack, 0, 0, nil, 0), mustBytes[*sampleUser](t, Msgpack, 0, 0, nil, 0)
 	const n = 8 << 20
 	for name, level := range map[string]string{
 		"array": "\x91", "map": "\x81\x01", "array 16": "\xdc\x00\x01", "array 32": "\xdd\x00\x00\x00\x01", "second": "\x92\x01",
@@ -243,7 +243,7 @@ func TestDecodedValuesAreCopies(t *testing.T) {
 
 type (
 	hiddenFields struct{ a int } //nolint:unused // it is what the test is about
-	embedding    struct{ user }
+	embedding    struct{ sampleUser }
 	withChan     struct{ C chan int }
 	panicky      struct{ p *int }
 	refusing     struct{ a int } //nolint:unused // as above
@@ -277,8 +277,8 @@ func TestTypesThatACodecCannotStoreAreRefused(t *testing.T) {
 		"raw int":              fits[int](Raw),
 		"raw []string":         fits[[]string](Raw),
 		"raw any":              fits[any](Raw),
-		"proto struct":         fits[user](Proto),
-		"proto *struct":        fits[*user](Proto),
+		"proto struct":         fits[sampleUser](Proto),
+		"proto *struct":        fits[*sampleUser](Proto),
 		"proto message":        fits[structpb.Struct](Proto),
 		"proto interface":      fits[proto.Message](Proto),
 	} {
@@ -376,12 +376,12 @@ func TestMemoryOfACodecIsNotReused(t *testing.T) {
 func TestBytesAreSafeForConcurrentUse(t *testing.T) {
 	ways(t, func(t *testing.T, above int, alg compression, keys *keyring) {
 		for _, c := range []Codec{JSON, Msgpack, Gob} {
-			b := mustBytes[*user](t, c, above, alg, keys, 0)
+			b := mustBytes[*sampleUser](t, c, above, alg, keys, 0)
 			var wg sync.WaitGroup
 			for g := range 4 {
 				wg.Go(func() {
 					for i := range 50 {
-						u := sampleUser()
+						u := newSampleUser()
 						u.Name = strings.Repeat(fmt.Sprint(g, i), i)
 						s, err := b.encode(u.Name, &header{soft: time.Second}, u)
 						if err != nil {

@@ -34,10 +34,10 @@ func BenchmarkParse(b *testing.B) {
 
 // BenchmarkCodecs: a whole entry of about 250 bytes each way, beside the plain library for JSON.
 func BenchmarkCodecs(b *testing.B) {
-	u := sampleUser()
+	u := newSampleUser()
 	h := header{soft: time.Minute, gens: gens{n: 1, v: [maxGens]uint64{17e14}}}
 	for _, c := range []Codec{JSON, Msgpack, Gob} {
-		x := mustBytes[*user](b, c, 0, 0, nil, 0)
+		x := mustBytes[*sampleUser](b, c, 0, 0, nil, 0)
 		s, err := x.encode("k", &h, u)
 		if err != nil {
 			b.Fatal(err)
@@ -72,7 +72,7 @@ func BenchmarkCodecs(b *testing.B) {
 	b.Run("bare json/decode", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			var u *user
+			var u *sampleUser
 			if err := json.Unmarshal(bare, &u); err != nil {
 				b.Fatal(err)
 			}
@@ -83,9 +83,9 @@ func BenchmarkCodecs(b *testing.B) {
 // BenchmarkCompression: what one gets for the time, on JSON of several sizes.
 func BenchmarkCompression(b *testing.B) {
 	for _, n := range []int{5, 50, 500} {
-		var list []*user
+		var list []*sampleUser
 		for i := range n {
-			u := sampleUser()
+			u := newSampleUser()
 			u.ID, u.Name, u.Mail = int64(i*7919), fmt.Sprintf("Name %x", i*1299709), fmt.Sprintf("u%x@example.com", i*15485863)
 			list = append(list, u)
 		}

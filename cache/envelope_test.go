@@ -531,11 +531,11 @@ func FuzzParse(f *testing.F) {
 
 // FuzzCodecs: no payload makes a decode panic or hang.
 func FuzzCodecs(f *testing.F) {
-	var all []*bytesOf[*user]
+	var all []*bytesOf[*sampleUser]
 	for _, c := range []Codec{JSON, Msgpack, Gob} {
-		b := mustBytes[*user](f, c, 0, 0, nil, 1<<20)
+		b := mustBytes[*sampleUser](f, c, 0, 0, nil, 1<<20)
 		all = append(all, b)
-		p, err := b.payload(nil, sampleUser())
+		p, err := b.payload(nil, newSampleUser())
 		require.NoError(f, err)
 		f.Add(byte(0), p)
 		f.Add(byte(1), s2.Encode(nil, p))
