@@ -61,7 +61,7 @@ func (l *Load[K, V]) SetTTL(d time.Duration) { l.ttl = max(d, time.Millisecond) 
 // not kept if any tag at all was invalidated in the meantime.
 func (l *Load[K, V]) Tag(tags ...string) { l.tags = append(l.tags, tags...) }
 
-// SetETag keeps a validator with the value.
+// SetETag keeps a validator with the value; one of more than 4096 bytes fails the load.
 func (l *Load[K, V]) SetETag(etag string) { l.etag = etag }
 
 // NoStore has the value returned to those who wait for it, and not kept.
@@ -585,6 +585,7 @@ func (c *Cache[K, V]) call(f *flight[K, V]) (v V, err error) {
 	v, err = f.load(ctx, f.l)
 	if err == nil {
 		f.l.tags, err = checkTags(f.l.tags)
+		err = errors.Join(err, checkETag(f.l.etag))
 	}
 	if err != nil && errors.Is(context.Cause(ctx), ErrLoadTimeout) && isContext(err) {
 		err = ErrLoadTimeout

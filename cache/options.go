@@ -308,13 +308,21 @@ func Tags(tags ...string) EntryOption {
 	return entryOption(func(c *entryConfig) { c.tags = append(c.tags, tags...) })
 }
 
-// ETag keeps a validator with the value, which a later load gets from [Load.Stale].
+// ETag keeps a validator of at most 4096 bytes with the value, which a later load gets from [Load.Stale].
 func ETag(etag string) EntryOption { return entryOption(func(c *entryConfig) { c.etag = etag }) }
 
 const (
 	maxTags   = 64
 	maxTagLen = 512
+	maxETag   = 4096
 )
+
+func checkETag(etag string) error {
+	if len(etag) > maxETag {
+		return fmt.Errorf("redisx: cache: an ETag has %d bytes; want at most %d", len(etag), maxETag)
+	}
+	return nil
+}
 
 // checkTags returns the tags without repetitions, or what is wrong with them.
 func checkTags(tags []string) ([]string, error) {

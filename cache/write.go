@@ -32,6 +32,7 @@ func (c *Cache[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...Entry
 		}
 	}
 	tags, err := checkTags(cfg.tags)
+	err = errors.Join(err, checkETag(cfg.etag))
 	if cfg.ttl < 0 || cfg.ttl > maxDuration || cfg.ttl > 0 && cfg.ttl < time.Millisecond {
 		err = errors.Join(err, fmt.Errorf("redisx: cache: time to live is %v; want 1ms to 10 years", cfg.ttl))
 	}
