@@ -7,7 +7,8 @@ import (
 )
 
 // tick is how often the clock is read. An L1 entry may be served this much beyond its time, more when the machine is so
-// busy that the goroutine of the clock has to wait; TTLs are seconds.
+// busy that the goroutine of the clock has to wait; TTLs are seconds. Shorter ticks make an idle process visibly less idle: one
+// costs some 5 to 30 us of processor time, most of it waking up.
 const tick = 5 * time.Millisecond
 
 // bubbleEnd is later than any time of a testing/synctest bubble, where clocks begin in 2000, and earlier than any real one.
@@ -70,12 +71,27 @@ func newManualClock() *clock {
 // now returns the time as of the last tick.
 func (c *clock) now() int64 { return c.ns.Load() }
 
-// precise returns the time of this moment, never earlier than now. It costs some 50 ns.
+// precise returns the time of this moment, never earlier than now. It costs some 30 ns. If the clock is more than a tick
+// behind, because its goroutine has to wait for a processor, precise sets it right for everyone.
 func (c *clock) precise() int64 {
+	now := c.ns.Load()
 	if c.base.IsZero() {
-		return c.ns.Load()
+		return now
 	}
-	return 1 + int64(time.Since(c.base))
+	precise := 1 + int64(time.Since(c.base))
+	if precise-now > int64(tick) {
+		c.reach(precise)
+	}
+	return precise
+}
+
+// reach sets the clock to a time unless somebody has set it to a later one.
+func (c *clock) reach(ns int64) {
+	for now := c.ns.Load(); now < ns; now = c.ns.Load() {
+		if c.ns.CompareAndSwap(now, ns) {
+			return
+		}
+	}
 }
 
 func (c *clock) run() {
@@ -87,7 +103,7 @@ func (c *clock) run() {
 		case <-c.quit:
 			return
 		case <-t.C:
-			c.ns.Store(c.precise())
+			c.reach(c.precise())
 		}
 	}
 }

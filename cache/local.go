@@ -52,12 +52,31 @@ type local[K comparable, E any] struct {
 type generation[K comparable, E any] struct {
 	store  otter.Cache[K, *E]
 	index  index[K]
+	gone   goneKeys[K]
 	closed bool
 }
 
+// goneKeys are keys of the index whose entry left: see left.
+type goneKeys[K comparable] struct {
+	n    atomic.Int64 // len(keys)
+	mu   sync.Mutex
+	keys []goneKey[K]
+}
+
+type goneKey[K comparable] struct {
+	hash uint64
+	key  K
+}
+
+// tidyAt is how many keys without an entry the index may hold before somebody has to tidy it.
+const tidyAt = 64
+
 func newLocal[K comparable, E any](cfg localConfig[K, E]) (*local[K, E], error) {
-	if (cfg.entries > 0) == (cfg.weight > 0) {
+	if (cfg.entries > 0) == (cfg.weight > 0) || cfg.entries < 0 {
 		return nil, errors.New("cache: L1 is bounded by a number of entries or by a weight, one of them")
+	}
+	if cfg.weight > 0 && cfg.weigh == nil {
+		return nil, errors.New("cache: an L1 that is bounded by a weight needs a weigher")
 	}
 	l := &local[K, E]{cfg: cfg}
 	l.tasks.cond.L = &l.tasks.mu
@@ -88,7 +107,9 @@ func (l *local[K, E]) newGeneration() (*generation[K, E], error) {
 	return g, nil
 }
 
-// left runs under the lock of the key's bucket.
+// left runs under the lock of the key's bucket, just before the entry is taken out of the table. It must not take the key
+// out of the index: a deleteHash that came now would not find it, would not wait for that lock, and would return while readers
+// still see the entry.
 func (l *local[K, E]) left(g *generation[K, E], ev otter.DeletionEvent[K, *E]) {
 	cause := evictedDeleted
 	switch ev.Cause {
@@ -99,7 +120,7 @@ func (l *local[K, E]) left(g *generation[K, E], ev otter.DeletionEvent[K, *E]) {
 	}
 	if l.cfg.hashOf != nil {
 		if h := l.cfg.hashOf(ev.Value); h != 0 {
-			g.index.remove(h, ev.Key)
+			g.gone.add(h, ev.Key)
 		}
 	}
 	if l.cfg.onEvict != nil {
@@ -140,11 +161,14 @@ func (l *local[K, E]) compute(k K, hash uint64, fn func(old *E) (e *E, keep bool
 		}
 		return e, otter.WriteOp
 	})
+	g.tidy(tidyAt)
 }
 
 // delete drops the entry of k and reports whether there was one. It waits for a compute of k.
 func (l *local[K, E]) delete(k K) bool {
-	_, ok := l.gen.Load().store.Invalidate(k)
+	g := l.gen.Load()
+	_, ok := g.store.Invalidate(k)
+	g.tidy(tidyAt)
 	return ok
 }
 
@@ -158,6 +182,7 @@ func (l *local[K, E]) deleteHash(hash uint64) int {
 			n++
 		}
 	}
+	g.tidy(tidyAt)
 	return n
 }
 
@@ -191,7 +216,8 @@ func (l *local[K, E]) weight() uint64 { return l.gen.Load().store.WeightedSize()
 
 // sweep looks at no more than max entries, goes on where the last call stopped, and drops those that are dead and still in
 // place. It returns how many it dropped and whether it has come to the end; the next call begins from the start then. It
-// holds no lock that readers wait for. Of two calls at a time the second does nothing.
+// holds no lock that readers wait for, but deleteAll waits for it. Of two calls at a time the second does nothing. dead must
+// not call sweep, deleteAll or close.
 //
 // A pass that is not over may keep alive what was deleted since it began: choose max so that a pass takes a few calls.
 func (l *local[K, E]) sweep(dead func(*E) bool, max int) (dropped int, done bool) {
@@ -200,12 +226,16 @@ func (l *local[K, E]) sweep(dead func(*E) bool, max int) (dropped int, done bool
 	}
 	defer l.cursor.Unlock()
 	g := l.gen.Load()
+	if g.closed {
+		return 0, true
+	}
 	if l.cursor.gen != g {
 		l.endPass()
 		g.store.CleanUp() // what the last one left undone waits for the next read or write otherwise
 		l.cursor.gen = g
 		l.cursor.next, l.cursor.stop = iter.Pull2(g.store.All())
 	}
+	defer g.tidy(tidyAt)
 	for range max {
 		k, e, ok := l.cursor.next()
 		if !ok {
@@ -236,6 +266,38 @@ func (g *generation[K, E]) drop(k K, e *E) (dropped bool) {
 		return old, otter.CancelOp
 	})
 	return dropped
+}
+
+func (x *goneKeys[K]) add(hash uint64, k K) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.keys = append(x.keys, goneKey[K]{hash, k})
+	x.n.Store(int64(len(x.keys)))
+}
+
+func (x *goneKeys[K]) take() []goneKey[K] {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	keys := x.keys
+	x.keys = nil
+	x.n.Store(0)
+	return keys
+}
+
+// tidy takes the keys that have no entry any more out of the index, if there are at least that many. The lock of the key's
+// bucket keeps a compute from storing it meanwhile.
+func (g *generation[K, E]) tidy(atLeast int64) {
+	if g.gone.n.Load() < atLeast {
+		return
+	}
+	for _, gone := range g.gone.take() {
+		g.store.Compute(gone.key, func(old *E, found bool) (*E, otter.ComputeOp) {
+			if !found {
+				g.index.remove(gone.hash, gone.key)
+			}
+			return old, otter.CancelOp
+		})
+	}
 }
 
 // close drops everything and waits for the goroutines of the local. A closed local stays empty.

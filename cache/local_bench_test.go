@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,4 +163,99 @@ func BenchmarkHit(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkLocalWrites measures what a fill and an invalidation cost in L1.
+func BenchmarkLocalWrites(b *testing.B) {
+	hashOf := func(e *benchEntry) uint64 { return e.hash }
+	fill := func(l *local[int64, benchEntry], k int64, hash uint64) {
+		l.compute(k, hash, func(*benchEntry) (*benchEntry, bool) { return &benchEntry{hash: hash}, false })
+	}
+	for _, indexed := range []bool{false, true} {
+		name, hash := "", func(int64) uint64 { return 0 }
+		if indexed {
+			name, hash = " indexed", hashKey[int64]
+		}
+		l, _ := newLocal(localConfig[int64, benchEntry]{entries: benchN, hashOf: hashOf})
+		defer l.close()
+		b.Run("overwrite"+name, func(b *testing.B) { each(b, func(i int) { fill(l, order(i), hash(order(i))) }) })
+		b.Run("insert and evict"+name, func(b *testing.B) { each(b, func(i int) { fill(l, int64(i), hash(int64(i))) }) })
+		if indexed {
+			b.Run("deleteHash of nothing", func(b *testing.B) { each(b, func(i int) { l.deleteHash(uint64(i)) }) })
+			b.Run("deleteHash", func(b *testing.B) {
+				each(b, func(i int) {
+					fill(l, order(i), hash(order(i)))
+					l.deleteHash(hash(order(i)))
+				})
+			})
+			continue
+		}
+		b.Run("delete of nothing", func(b *testing.B) { each(b, func(i int) { l.delete(-1 - int64(i)) }) })
+		b.Run("insert and delete", func(b *testing.B) {
+			each(b, func(i int) {
+				fill(l, order(i), 0)
+				l.delete(order(i))
+			})
+		})
+	}
+	for _, n := range []int{1000, 100_000} {
+		l, _ := newLocal(localConfig[int64, benchEntry]{entries: n})
+		defer l.close()
+		for k := range n {
+			fill(l, int64(k), 0)
+		}
+		b.Run(fmt.Sprintf("sweep of %d, per entry", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for left := b.N; left > 0; left -= 1000 {
+				l.sweep(func(*benchEntry) bool { return false }, 1000)
+			}
+		})
+		b.Run(fmt.Sprintf("deleteAll of up to %d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				l.deleteAll()
+			}
+		})
+	}
+}
+
+// BenchmarkLocalMemory reports the bytes that one more entry takes, its *E aside.
+func BenchmarkLocalMemory(b *testing.B) {
+	const n = 1 << 18
+	one := &benchEntry{}
+	report := func(name string, fill func(k int64) any) {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				before := heap()
+				var keep any
+				for k := range int64(n) {
+					keep = fill(k)
+				}
+				b.ReportMetric(float64(heap()-before)/n, "B/entry")
+				runtime.KeepAlive(keep)
+			}
+		})
+	}
+	bare := otter.Must(&otter.Options[int64, *benchEntry]{MaximumSize: n})
+	report("otter", func(k int64) any { bare.Set(k, one); return bare })
+	plain, _ := newLocal(localConfig[int64, benchEntry]{entries: n})
+	defer plain.close()
+	report("local", func(k int64) any {
+		plain.compute(k, 0, func(*benchEntry) (*benchEntry, bool) { return one, false })
+		return plain
+	})
+	indexed, _ := newLocal(localConfig[int64, benchEntry]{entries: n})
+	defer indexed.close()
+	report("local indexed", func(k int64) any {
+		indexed.compute(k, hashKey(k), func(*benchEntry) (*benchEntry, bool) { return one, false })
+		return indexed
+	})
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
