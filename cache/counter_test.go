@@ -84,17 +84,17 @@ func TestCountingDoesNotAllocate(t *testing.T) {
 
 func BenchmarkCounters(b *testing.B) {
 	c := newCounters()
-	b.Run("stack", func(b *testing.B) { each(b, func(int) { c.add(1) }) })
+	b.Run("stack", func(b *testing.B) { benchEach(b, func(int) { c.add(1) }) })
 
 	var one atomic.Int64
-	b.Run("atomic", func(b *testing.B) { each(b, func(int) { one.Add(1) }) })
+	b.Run("atomic", func(b *testing.B) { benchEach(b, func(int) { one.Add(1) }) })
 
 	// A token per P, as sync.Pool keeps them.
 	type token struct{ stripe *counterStripe }
 	var next atomic.Uint32
 	pool := sync.Pool{New: func() any { return &token{&c.stripes[int(next.Add(1))%len(c.stripes)]} }}
 	b.Run("pool", func(b *testing.B) {
-		each(b, func(int) {
+		benchEach(b, func(int) {
 			tok := pool.Get().(*token)
 			tok.stripe.cells[1].Add(1)
 			pool.Put(tok)

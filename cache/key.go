@@ -40,7 +40,7 @@ func newKeyCodec[K comparable]() (*keyCodec[K], error) {
 	t := reflect.TypeFor[K]()
 	c := &keyCodec[K]{size: t.Size(), reversible: true}
 	switch {
-	case t.Kind() == reflect.Interface, t.Kind() == reflect.Pointer:
+	case t.Kind() == reflect.Pointer, holdsInterface(t):
 		return nil, keyError(t)
 	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
 		c.kind, c.reversible = keyText, false
@@ -65,8 +65,25 @@ func newKeyCodec[K comparable]() (*keyCodec[K], error) {
 }
 
 func keyError(t reflect.Type) error {
-	return fmt.Errorf("cache: keys of type %v; want a string, an integer, [N]byte or a type that implements encoding.TextMarshaler "+
-		"and is no pointer and no interface", t)
+	return fmt.Errorf("cache: keys of type %v; want a string, an integer, [N]byte or a type that implements encoding.TextMarshaler, "+
+		"is no pointer and holds no interface", t)
+}
+
+// holdsInterface reports whether t is or holds an interface: comparing two of its values may panic.
+func holdsInterface(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface:
+		return true
+	case reflect.Array:
+		return holdsInterface(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if holdsInterface(t.Field(i).Type) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // encode returns the id of k. It fails if MarshalText does; a panic there is an error too. It allocates at most once, the

@@ -26,6 +26,8 @@ type (
 	keyEmbed  struct{ *keyOfPointer }
 	keyBad    int
 	keyTextP  string // MarshalText of the pointer only
+	keyIface  struct{ encoding.TextMarshaler }
+	keyDeep   [1]struct{ a any }
 
 	keyOfPointer struct{ n int }
 )
@@ -39,6 +41,7 @@ func (k *keyFold) UnmarshalText(b []byte) error      { *k = keyFold(b); return n
 func (k keyPair) MarshalText() ([]byte, error)       { return []byte{byte(k.A), ':', byte(k.B)}, nil }
 func (k keyBad) MarshalText() ([]byte, error)        { return nil, errBadKey }
 func (k *keyOfPointer) MarshalText() ([]byte, error) { return []byte{byte(k.n)}, nil }
+func (k keyDeep) MarshalText() ([]byte, error)       { return nil, nil }
 func (k *keyTextP) MarshalText() ([]byte, error)     { return []byte("never"), nil }
 
 // keyCase checks that k has that id, and that the id leads back to it.
@@ -94,7 +97,7 @@ func TestTextKeysAreNotReversible(t *testing.T) {
 	id, err := u.encode(keyUUID{1, 2, 3, 4})
 	require.NoError(t, err)
 	require.Equal(t, "01020304", id)
-	check(decodes[keyUUID]{u}, id)
+	check(keyDecodes[keyUUID]{u}, id)
 
 	// This is why: the id leads to one of the two keys, and the other would keep its value in L1.
 	f, err := newKeyCodec[keyFold]()
@@ -105,7 +108,7 @@ func TestTextKeysAreNotReversible(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, lower, upper)
 	require.False(t, f.reversible)
-	check(decodes[keyFold]{f}, lower)
+	check(keyDecodes[keyFold]{f}, lower)
 
 	p, err := newKeyCodec[keyPair]()
 	require.NoError(t, err)
@@ -113,6 +116,9 @@ func TestTextKeysAreNotReversible(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "x:y", id)
 
+	for _, ok := range []error{keyAllowed[time.Time](), keyAllowed[netip.Prefix](), keyAllowed[[2]byte]()} {
+		require.NoError(t, ok)
+	}
 	a, err := newKeyCodec[netip.Addr]()
 	require.NoError(t, err)
 	id, err = a.encode(netip.MustParseAddr("::1"))
@@ -120,9 +126,9 @@ func TestTextKeysAreNotReversible(t *testing.T) {
 	require.Equal(t, "::1", id)
 }
 
-type decodes[K comparable] struct{ c *keyCodec[K] }
+type keyDecodes[K comparable] struct{ c *keyCodec[K] }
 
-func (d decodes[K]) decodes(id string) bool {
+func (d keyDecodes[K]) decodes(id string) bool {
 	_, ok := d.c.decode(id)
 	return ok
 }
@@ -144,24 +150,31 @@ func TestMarshalTextThatFailsOrPanicsIsAnError(t *testing.T) {
 	require.Empty(t, id)
 }
 
-func refused[K comparable](t *testing.T, name string) {
+func keyRefused[K comparable](t *testing.T, name string) {
 	t.Helper()
 	_, err := newKeyCodec[K]()
 	require.ErrorContains(t, err, "cache: keys of type "+name+"; want a string, an integer, [N]byte or")
 }
 
+func keyAllowed[K comparable]() error {
+	_, err := newKeyCodec[K]()
+	return err
+}
+
 func TestKeysOfOtherTypesAreRefused(t *testing.T) {
-	refused[float64](t, "float64")
-	refused[bool](t, "bool")
-	refused[struct{ A int }](t, "struct { A int }")
-	refused[[2]int](t, "[2]int")
-	refused[[2]int8](t, "[2]int8")
-	refused[any](t, "interface {}")
-	refused[encoding.TextMarshaler](t, "encoding.TextMarshaler")
-	refused[*int](t, "*int")
-	refused[*keyOfPointer](t, "*cache.keyOfPointer") // two pointers to the same thing would be two keys
-	refused[complex64](t, "complex64")
-	refused[chan int](t, "chan int")
+	keyRefused[float64](t, "float64")
+	keyRefused[bool](t, "bool")
+	keyRefused[struct{ A int }](t, "struct { A int }")
+	keyRefused[[2]int](t, "[2]int")
+	keyRefused[[2]int8](t, "[2]int8")
+	keyRefused[any](t, "interface {}")
+	keyRefused[encoding.TextMarshaler](t, "encoding.TextMarshaler")
+	keyRefused[*int](t, "*int")
+	keyRefused[*keyOfPointer](t, "*cache.keyOfPointer") // two pointers to the same thing would be two keys
+	keyRefused[complex64](t, "complex64")
+	keyRefused[keyIface](t, "cache.keyIface") // == of two of them may panic
+	keyRefused[keyDeep](t, "cache.keyDeep")
+	keyRefused[chan int](t, "chan int")
 }
 
 // Several ids of one number would be several Redis keys that lead to one entry of L1, and only one of them is ever written.
@@ -188,17 +201,17 @@ func FuzzKeyDecodeIsExact(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, id string) {
-		exact[int64](t, id)
-		exact[int8](t, id)
-		exact[uint64](t, id)
-		exact[keyBits](t, id)
-		exact[[2]byte](t, id)
-		exact[keyName](t, id)
-		exact[keyFold](t, id)
+		keyExact[int64](t, id)
+		keyExact[int8](t, id)
+		keyExact[uint64](t, id)
+		keyExact[keyBits](t, id)
+		keyExact[[2]byte](t, id)
+		keyExact[keyName](t, id)
+		keyExact[keyFold](t, id)
 	})
 }
 
-func exact[K comparable](t *testing.T, id string) {
+func keyExact[K comparable](t *testing.T, id string) {
 	c, err := newKeyCodec[K]()
 	require.NoError(t, err)
 	if k, ok := c.decode(id); ok {
@@ -208,19 +221,19 @@ func exact[K comparable](t *testing.T, id string) {
 	}
 }
 
-func encodeAllocs[K comparable](t *testing.T, k K) float64 {
+func keyEncodeAllocs[K comparable](t *testing.T, k K) float64 {
 	c, err := newKeyCodec[K]()
 	require.NoError(t, err)
 	return testing.AllocsPerRun(100, func() { c.encode(k) })
 }
 
 func TestEncodingAKeyAllocatesTheIDOnly(t *testing.T) {
-	require.Zero(t, encodeAllocs(t, "user:123456"))
-	require.Zero(t, encodeAllocs(t, keyName("user:123456")))
-	require.LessOrEqual(t, encodeAllocs(t, int64(123456)), 1.0)
-	require.LessOrEqual(t, encodeAllocs(t, uint64(math.MaxUint64)), 1.0)
-	require.LessOrEqual(t, encodeAllocs(t, [16]byte{1, 2}), 1.0)
-	require.LessOrEqual(t, encodeAllocs(t, keyPair{1, 2}), 3.0)
+	require.Zero(t, keyEncodeAllocs(t, "user:123456"))
+	require.Zero(t, keyEncodeAllocs(t, keyName("user:123456")))
+	require.LessOrEqual(t, keyEncodeAllocs(t, int64(123456)), 1.0)
+	require.LessOrEqual(t, keyEncodeAllocs(t, uint64(math.MaxUint64)), 1.0)
+	require.LessOrEqual(t, keyEncodeAllocs(t, [16]byte{1, 2}), 1.0)
+	require.LessOrEqual(t, keyEncodeAllocs(t, keyPair{1, 2}), 3.0)
 
 	c, _ := newKeyCodec[int64]()
 	require.Zero(t, testing.AllocsPerRun(100, func() { c.decode("123456") }))
@@ -241,11 +254,11 @@ func BenchmarkKeyEncode(b *testing.B) {
 	a, _ := newKeyCodec[[16]byte]()
 	p, _ := newKeyCodec[netip.Addr]()
 	addr := netip.MustParseAddr("192.168.100.200")
-	b.Run("int64", func(b *testing.B) { each(b, func(n int) { i.encode(int64(n) + 1e9) }) })
-	b.Run("string", func(b *testing.B) { each(b, func(int) { s.encode("user:123456") }) })
-	b.Run("[16]byte", func(b *testing.B) { each(b, func(int) { a.encode([16]byte{1}) }) })
-	b.Run("netip.Addr", func(b *testing.B) { each(b, func(int) { p.encode(addr) }) })
-	b.Run("decode int64", func(b *testing.B) { each(b, func(int) { i.decode("1234567890") }) })
-	b.Run("hash string", func(b *testing.B) { each(b, func(int) { hashString("cache:users:{1234567890}") }) })
-	b.Run("hash int64", func(b *testing.B) { each(b, func(n int) { hashKey(int64(n)) }) })
+	b.Run("int64", func(b *testing.B) { benchEach(b, func(n int) { i.encode(int64(n) + 1e9) }) })
+	b.Run("string", func(b *testing.B) { benchEach(b, func(int) { s.encode("user:123456") }) })
+	b.Run("[16]byte", func(b *testing.B) { benchEach(b, func(int) { a.encode([16]byte{1}) }) })
+	b.Run("netip.Addr", func(b *testing.B) { benchEach(b, func(int) { p.encode(addr) }) })
+	b.Run("decode int64", func(b *testing.B) { benchEach(b, func(int) { i.decode("1234567890") }) })
+	b.Run("hash string", func(b *testing.B) { benchEach(b, func(int) { hashString("cache:users:{1234567890}") }) })
+	b.Run("hash int64", func(b *testing.B) { benchEach(b, func(n int) { hashKey(int64(n)) }) })
 }

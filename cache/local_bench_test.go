@@ -16,7 +16,7 @@ type benchEntry struct {
 	word       uint64
 	tags       []benchTag
 	hash       uint64
-	value      [16]byte
+	_          [16]byte // the value
 }
 
 type benchTag struct {
@@ -45,10 +45,10 @@ func benchEntries(c *clock, n int) []*benchEntry {
 	return es
 }
 
-// order is a walk through the keys that neither the compiler nor the prefetcher foresees.
-func order(i int) int64 { return int64(uint32(i) * 2654435761 >> 22) }
+// benchOrder is a walk through the keys that neither the compiler nor the prefetcher foresees.
+func benchOrder(i int) int64 { return int64(uint32(i) * 2654435761 >> 22) }
 
-func each(b *testing.B, f func(i int)) {
+func benchEach(b *testing.B, f func(i int)) {
 	b.Run("serial", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; i < b.N; i++ {
@@ -118,46 +118,46 @@ func BenchmarkHit(b *testing.B) {
 		}
 
 		b.Run(fill+"/otter", func(b *testing.B) {
-			each(b, func(i int) { bare.GetIfPresent(order(i)) })
+			benchEach(b, func(i int) { bare.GetIfPresent(benchOrder(i)) })
 		})
 		b.Run(fill+"/otter+ExpiryWriting", func(b *testing.B) {
-			each(b, func(i int) { expiring.GetIfPresent(order(i)) })
+			benchEach(b, func(i int) { expiring.GetIfPresent(benchOrder(i)) })
 		})
 		b.Run(fill+"/local", func(b *testing.B) {
-			each(b, func(i int) { l.get(order(i)) })
+			benchEach(b, func(i int) { l.get(benchOrder(i)) })
 		})
 		b.Run(fill+"/local+checks", func(b *testing.B) {
-			each(b, func(i int) {
-				if e, ok := l.get(order(i)); ok && !valid(e) {
+			benchEach(b, func(i int) {
+				if e, ok := l.get(benchOrder(i)); ok && !valid(e) {
 					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/local+checks+count", func(b *testing.B) {
-			each(b, func(i int) {
-				if e, ok := l.get(order(i)); ok && !valid(e) {
+			benchEach(b, func(i int) {
+				if e, ok := l.get(benchOrder(i)); ok && !valid(e) {
 					benchSink.Add(1)
 				}
 				stats.add(0)
 			})
 		})
 		b.Run(fill+"/scoped+checks", func(b *testing.B) {
-			each(b, func(i int) {
-				if e, ok := scoped.get(scopedKey[int64]{1, order(i)}); ok && !valid(e) {
+			benchEach(b, func(i int) {
+				if e, ok := scoped.get(scopedKey[int64]{1, benchOrder(i)}); ok && !valid(e) {
 					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/string+checks", func(b *testing.B) {
-			each(b, func(i int) {
-				if e, ok := strs.get(names[order(i)]); ok && !valid(e) {
+			benchEach(b, func(i int) {
+				if e, ok := strs.get(names[benchOrder(i)]); ok && !valid(e) {
 					benchSink.Add(1)
 				}
 			})
 		})
 		b.Run(fill+"/scopedstring+checks", func(b *testing.B) {
-			each(b, func(i int) {
-				if e, ok := scopedStrs.get(scopedKey[string]{1, names[order(i)]}); ok && !valid(e) {
+			benchEach(b, func(i int) {
+				if e, ok := scopedStrs.get(scopedKey[string]{1, names[benchOrder(i)]}); ok && !valid(e) {
 					benchSink.Add(1)
 				}
 			})
@@ -178,23 +178,23 @@ func BenchmarkLocalWrites(b *testing.B) {
 		}
 		l, _ := newLocal(localConfig[int64, benchEntry]{entries: benchN, hashOf: hashOf})
 		defer l.close()
-		b.Run("overwrite"+name, func(b *testing.B) { each(b, func(i int) { fill(l, order(i), hash(order(i))) }) })
-		b.Run("insert and evict"+name, func(b *testing.B) { each(b, func(i int) { fill(l, int64(i), hash(int64(i))) }) })
+		b.Run("overwrite"+name, func(b *testing.B) { benchEach(b, func(i int) { fill(l, benchOrder(i), hash(benchOrder(i))) }) })
+		b.Run("insert and evict"+name, func(b *testing.B) { benchEach(b, func(i int) { fill(l, int64(i), hash(int64(i))) }) })
 		if indexed {
-			b.Run("deleteHash of nothing", func(b *testing.B) { each(b, func(i int) { l.deleteHash(uint64(i)) }) })
+			b.Run("deleteHash of nothing", func(b *testing.B) { benchEach(b, func(i int) { l.deleteHash(uint64(i)) }) })
 			b.Run("deleteHash", func(b *testing.B) {
-				each(b, func(i int) {
-					fill(l, order(i), hash(order(i)))
-					l.deleteHash(hash(order(i)))
+				benchEach(b, func(i int) {
+					fill(l, benchOrder(i), hash(benchOrder(i)))
+					l.deleteHash(hash(benchOrder(i)))
 				})
 			})
 			continue
 		}
-		b.Run("delete of nothing", func(b *testing.B) { each(b, func(i int) { l.delete(-1 - int64(i)) }) })
+		b.Run("delete of nothing", func(b *testing.B) { benchEach(b, func(i int) { l.delete(-1 - int64(i)) }) })
 		b.Run("insert and delete", func(b *testing.B) {
-			each(b, func(i int) {
-				fill(l, order(i), 0)
-				l.delete(order(i))
+			benchEach(b, func(i int) {
+				fill(l, benchOrder(i), 0)
+				l.delete(benchOrder(i))
 			})
 		})
 	}
@@ -226,12 +226,12 @@ func BenchmarkLocalMemory(b *testing.B) {
 	report := func(name string, fill func(k int64) any) {
 		b.Run(name, func(b *testing.B) {
 			for range b.N {
-				before := heap()
+				before := benchHeap()
 				var keep any
 				for k := range int64(n) {
 					keep = fill(k)
 				}
-				b.ReportMetric(float64(heap()-before)/n, "B/entry")
+				b.ReportMetric(float64(benchHeap()-before)/n, "B/entry")
 				runtime.KeepAlive(keep)
 			}
 		})
@@ -252,7 +252,7 @@ func BenchmarkLocalMemory(b *testing.B) {
 	})
 }
 
-func heap() uint64 {
+func benchHeap() uint64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats

@@ -32,7 +32,7 @@ func newTestLocal(t testing.TB, cfg localConfig[int, localEntry]) *local[int, lo
 
 func hashOfEntry(e *localEntry) uint64 { return e.hash }
 
-func put(l *local[int, localEntry], k int, e localEntry) *localEntry {
+func putEntry(l *local[int, localEntry], k int, e localEntry) *localEntry {
 	l.compute(k, e.hash, func(*localEntry) (*localEntry, bool) { return &e, false })
 	return &e
 }
@@ -162,13 +162,13 @@ func TestKeyStaysInTheIndexUntilItsEntryIsGone(t *testing.T) {
 		require.Contains(t, l.gen.Load().index.lookup(nil, e.hash), k)
 		seen++
 	}})
-	put(l, 1, localEntry{hash: 7})
+	putEntry(l, 1, localEntry{hash: 7})
 	l.delete(1)
-	put(l, 1, localEntry{hash: 7})
+	putEntry(l, 1, localEntry{hash: 7})
 	l.deleteHash(7)
-	put(l, 1, localEntry{hash: 7})
+	putEntry(l, 1, localEntry{hash: 7})
 	l.compute(1, 7, func(*localEntry) (*localEntry, bool) { return nil, false })
-	put(l, 1, localEntry{hash: 7, dead: true})
+	putEntry(l, 1, localEntry{hash: 7, dead: true})
 	l.sweep(func(e *localEntry) bool { return e.dead }, 10)
 	require.Equal(t, 4, seen)
 	require.Zero(t, l.indexed())
@@ -176,15 +176,15 @@ func TestKeyStaysInTheIndexUntilItsEntryIsGone(t *testing.T) {
 
 func TestIndexIsTidiedOnTheWay(t *testing.T) {
 	for name, write := range map[string]func(l *local[int, localEntry], k int){
-		"evictions": func(l *local[int, localEntry], k int) { put(l, k, localEntry{hash: hashKey(k)}) },
-		"delete":    func(l *local[int, localEntry], k int) { put(l, k, localEntry{hash: hashKey(k)}); l.delete(k) },
+		"evictions": func(l *local[int, localEntry], k int) { putEntry(l, k, localEntry{hash: hashKey(k)}) },
+		"delete":    func(l *local[int, localEntry], k int) { putEntry(l, k, localEntry{hash: hashKey(k)}); l.delete(k) },
 		"deleteHash": func(l *local[int, localEntry], k int) {
-			put(l, k, localEntry{hash: hashKey(k)})
+			putEntry(l, k, localEntry{hash: hashKey(k)})
 			l.deleteHash(hashKey(k))
 		},
-		"not indexed": func(l *local[int, localEntry], k int) { put(l, k, localEntry{}) },
+		"not indexed": func(l *local[int, localEntry], k int) { putEntry(l, k, localEntry{}) },
 		"sweep": func(l *local[int, localEntry], k int) {
-			put(l, k, localEntry{hash: hashKey(k)})
+			putEntry(l, k, localEntry{hash: hashKey(k)})
 			if k%100 == 0 {
 				l.sweep(func(*localEntry) bool { return true }, 1000)
 			}
@@ -192,7 +192,7 @@ func TestIndexIsTidiedOnTheWay(t *testing.T) {
 	} {
 		l := newTestLocal(t, localConfig[int, localEntry]{entries: 1000, hashOf: hashOfEntry})
 		for k := range 1000 {
-			put(l, -k-1, localEntry{hash: hashKey(-k - 1)})
+			putEntry(l, -k-1, localEntry{hash: hashKey(-k - 1)})
 		}
 		for k := range 20_000 {
 			write(l, k)
@@ -201,6 +201,32 @@ func TestIndexIsTidiedOnTheWay(t *testing.T) {
 		write(l, 20_000) // the deletions of settle are seen to now
 		require.Less(t, l.gen.Load().gone.n.Load(), int64(tidyAt)+10, name)
 		require.LessOrEqual(t, l.indexed(), l.len(), name)
+	}
+}
+
+func TestIndexKeepsAKeyThatIsBack(t *testing.T) {
+	l := newTestLocal(t, localConfig[int, localEntry]{hashOf: hashOfEntry})
+	putEntry(l, 1, localEntry{hash: 7})
+	l.delete(1)
+	putEntry(l, 1, localEntry{hash: 7})
+	require.Equal(t, 1, l.indexed())
+	require.Equal(t, 1, l.deleteHash(7))
+}
+
+func TestIndexIsTidiedByDeletionsAlone(t *testing.T) {
+	for _, byHash := range []bool{false, true} {
+		l := newTestLocal(t, localConfig[int, localEntry]{hashOf: hashOfEntry})
+		for k := range 1000 {
+			putEntry(l, k, localEntry{hash: hashKey(k)})
+		}
+		for k := range 1000 {
+			if byHash {
+				require.Equal(t, 1, l.deleteHash(hashKey(k)))
+			} else {
+				require.True(t, l.delete(k))
+			}
+		}
+		require.Less(t, l.gen.Load().gone.n.Load(), int64(tidyAt))
 	}
 }
 
@@ -263,11 +289,11 @@ func TestNoStaleEntryAfterAnInvalidation(t *testing.T) {
 func TestDeleteHashDropsAllKeysOfTheHashAndNoOthers(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{hashOf: hashOfEntry})
 	for k := range 10 {
-		put(l, k, localEntry{hash: 1})
-		put(l, k, localEntry{hash: 1}) // over itself
+		putEntry(l, k, localEntry{hash: 1})
+		putEntry(l, k, localEntry{hash: 1}) // over itself
 	}
-	put(l, 10, localEntry{hash: 1 + indexShards})
-	put(l, 11, localEntry{})
+	putEntry(l, 10, localEntry{hash: 1 + indexShards})
+	putEntry(l, 11, localEntry{})
 	require.Equal(t, 11, l.indexed())
 	for _, k := range []int{0, 9, 4} { // the first, the last, one between
 		require.True(t, l.delete(k))
@@ -298,7 +324,7 @@ func TestLocalIsBoundedByEntries(t *testing.T) {
 		wg.Go(func() {
 			for i := range 5 * bound {
 				k := g*5*bound + i
-				put(l, k, localEntry{n: k, hash: hashKey(k)})
+				putEntry(l, k, localEntry{n: k, hash: hashKey(k)})
 			}
 		})
 	}
@@ -314,27 +340,27 @@ func TestLocalIsBoundedByEntries(t *testing.T) {
 func TestLocalIsBoundedByWeight(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{weight: 10_000, weigh: func(e *localEntry) uint32 { return e.weight }})
 	for k := range 1000 {
-		put(l, k, localEntry{weight: 100})
+		putEntry(l, k, localEntry{weight: 100})
 	}
 	l.settle()
 	require.LessOrEqual(t, l.weight(), uint64(10_000))
 	require.Greater(t, l.weight(), uint64(5_000))
 	require.EqualValues(t, l.weight(), l.len()*100)
 
-	put(l, -1, localEntry{weight: 10_001}) // more than there is room for
+	putEntry(l, -1, localEntry{weight: 10_001}) // more than there is room for
 	l.settle()
 	_, ok := l.get(-1)
 	require.False(t, ok)
 	require.LessOrEqual(t, l.weight(), uint64(10_000))
 
 	for k := range 1000 { // heavier in place
-		put(l, k%50, localEntry{weight: 500})
+		putEntry(l, k%50, localEntry{weight: 500})
 	}
 	l.settle()
 	require.LessOrEqual(t, l.weight(), uint64(10_000))
 
 	for k := range 20_000 { // an entry without weight counts for something
-		put(l, k, localEntry{})
+		putEntry(l, k, localEntry{})
 	}
 	l.settle()
 	require.LessOrEqual(t, l.len(), 10_000)
@@ -343,7 +369,7 @@ func TestLocalIsBoundedByWeight(t *testing.T) {
 func TestLocalOfOneEntryWorks(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{entries: 1})
 	for k := range 100 {
-		put(l, k, localEntry{})
+		putEntry(l, k, localEntry{})
 		l.settle()
 		require.LessOrEqual(t, l.len(), 1)
 	}
@@ -354,7 +380,7 @@ func TestLocalKeepsWhatIsAskedForMost(t *testing.T) {
 	const bound, hot = 1000, 200
 	l := newTestLocal(t, localConfig[int, localEntry]{entries: bound})
 	for k := range bound {
-		put(l, k, localEntry{})
+		putEntry(l, k, localEntry{})
 	}
 	for range 20 {
 		for k := range hot {
@@ -365,7 +391,7 @@ func TestLocalKeepsWhatIsAskedForMost(t *testing.T) {
 		}
 	}
 	for k := range 20 * bound {
-		put(l, bound+k, localEntry{})
+		putEntry(l, bound+k, localEntry{})
 	}
 	l.settle()
 	kept := 0
@@ -380,16 +406,16 @@ func TestLocalKeepsWhatIsAskedForMost(t *testing.T) {
 func TestCausesOfEviction(t *testing.T) {
 	var got []evictCause
 	l := newTestLocal(t, localConfig[int, localEntry]{onEvict: func(_ int, _ *localEntry, c evictCause) { got = append(got, c) }})
-	put(l, 1, localEntry{})
-	put(l, 1, localEntry{}) // replaced
+	putEntry(l, 1, localEntry{})
+	putEntry(l, 1, localEntry{}) // replaced
 	require.Empty(t, got)
 	l.delete(1)
 	l.delete(1)
 	require.Equal(t, []evictCause{evictedDeleted}, got)
-	put(l, 2, localEntry{dead: true})
+	putEntry(l, 2, localEntry{dead: true})
 	l.sweep(func(e *localEntry) bool { return e.dead }, 10)
 	require.Len(t, got, 2)
-	put(l, 3, localEntry{})
+	putEntry(l, 3, localEntry{})
 	l.deleteAll()
 	require.Len(t, got, 2, "deleteAll tells of nothing")
 }
@@ -397,14 +423,14 @@ func TestCausesOfEviction(t *testing.T) {
 func TestDeleteAllLeavesNothing(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{hashOf: hashOfEntry})
 	for k := range 1000 {
-		put(l, k, localEntry{hash: hashKey(k)})
+		putEntry(l, k, localEntry{hash: hashKey(k)})
 	}
 	l.deleteAll()
 	require.Zero(t, l.len())
 	require.Zero(t, l.indexed())
 	_, ok := l.get(5)
 	require.False(t, ok)
-	e := put(l, 5, localEntry{})
+	e := putEntry(l, 5, localEntry{})
 	got, ok := l.get(5)
 	require.True(t, ok)
 	require.Same(t, e, got)
@@ -414,7 +440,7 @@ func TestSweepGoesOnWhereItStoppedAndDropsTheDead(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{hashOf: hashOfEntry})
 	const n = 1000
 	for k := range n {
-		put(l, k, localEntry{n: k, dead: k%4 == 0, hash: hashKey(k)})
+		putEntry(l, k, localEntry{n: k, dead: k%4 == 0, hash: hashKey(k)})
 	}
 	for pass := range 2 {
 		seen := map[int]bool{}
@@ -445,10 +471,10 @@ func TestSweepGoesOnWhereItStoppedAndDropsTheDead(t *testing.T) {
 
 func TestSweepSparesAnEntryThatReplacedADeadOne(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{})
-	put(l, 1, localEntry{dead: true})
+	putEntry(l, 1, localEntry{dead: true})
 	var fresh *localEntry
 	dropped, done := l.sweep(func(e *localEntry) bool {
-		fresh = put(l, 1, localEntry{})
+		fresh = putEntry(l, 1, localEntry{})
 		return e.dead
 	}, 10)
 	require.Zero(t, dropped)
@@ -462,13 +488,13 @@ func TestSweepBeginsAnewAfterDeleteAll(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	l := newTestLocal(t, localConfig[int, localEntry]{})
 	for k := range 100 {
-		put(l, k, localEntry{})
+		putEntry(l, k, localEntry{})
 	}
 	_, done := l.sweep(func(*localEntry) bool { return false }, 10)
 	require.False(t, done)
 	l.deleteAll()
 	goleak.VerifyNone(t, leaks) // the old pass keeps nothing alive
-	put(l, 1, localEntry{dead: true})
+	putEntry(l, 1, localEntry{dead: true})
 	dropped, done := l.sweep(func(e *localEntry) bool { return e.dead }, 10)
 	require.Equal(t, 1, dropped)
 	require.True(t, done)
@@ -480,7 +506,7 @@ func TestSweepOfAnIdleLocalEnforcesTheBound(t *testing.T) {
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range 5000 {
-				put(l, g*5000+i, localEntry{})
+				putEntry(l, g*5000+i, localEntry{})
 			}
 		})
 	}
@@ -493,7 +519,7 @@ func TestSweepOfAnIdleLocalEnforcesTheBound(t *testing.T) {
 func TestSweepWhileTheTableGrowsSeesWhatWasThereAtItsBegin(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{})
 	for k := range 500 {
-		put(l, k, localEntry{n: k, dead: true})
+		putEntry(l, k, localEntry{n: k, dead: true})
 	}
 	dropped := 0
 	for more, done := 500, false; !done; {
@@ -501,7 +527,7 @@ func TestSweepWhileTheTableGrowsSeesWhatWasThereAtItsBegin(t *testing.T) {
 		d, done = l.sweep(func(e *localEntry) bool { return e.dead }, 50)
 		dropped += d
 		for range 2000 {
-			put(l, more, localEntry{n: more})
+			putEntry(l, more, localEntry{n: more})
 			more++
 			if more > 20_000 {
 				break
@@ -520,7 +546,7 @@ func TestCloseWaitsForItsGoroutinesAndLeavesNothing(t *testing.T) {
 		wg.Go(func() {
 			for i := 0; !stop.Load(); i++ {
 				k := (i*7 + g) % 1000
-				put(l, k, localEntry{hash: hashKey(k)})
+				putEntry(l, k, localEntry{hash: hashKey(k)})
 				l.get(k + 1)
 				if i%100 == 0 {
 					l.sweep(func(*localEntry) bool { return i%200 == 0 }, 10)
@@ -536,11 +562,11 @@ func TestCloseWaitsForItsGoroutinesAndLeavesNothing(t *testing.T) {
 	require.Eventually(t, func() bool { return l.len() > 0 }, 10*time.Second, time.Millisecond)
 	l.close()
 	require.Zero(t, l.len())
-	put(l, 1, localEntry{})
+	putEntry(l, 1, localEntry{})
 	_, ok := l.get(1)
 	require.False(t, ok, "a closed local stays empty")
 	l.deleteAll()
-	put(l, 1, localEntry{})
+	putEntry(l, 1, localEntry{})
 	require.Zero(t, l.len())
 	l.close()
 	stop.Store(true)
@@ -554,7 +580,7 @@ func TestCloseWaitsForItsGoroutinesAndLeavesNothing(t *testing.T) {
 func TestLocalHitDoesNotAllocate(t *testing.T) {
 	l := newTestLocal(t, localConfig[int, localEntry]{entries: 1000, hashOf: hashOfEntry})
 	for k := range 1000 {
-		put(l, k, localEntry{})
+		putEntry(l, k, localEntry{})
 	}
 	l.settle()
 	i := 0
