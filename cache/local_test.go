@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -573,6 +574,8 @@ func TestCloseWaitsForItsGoroutinesAndLeavesNothing(t *testing.T) {
 	wg.Wait()
 	require.Zero(t, l.len())
 	require.Zero(t, l.tasks.n)
+	_, done := l.sweep(func(*localEntry) bool { return true }, 0)
+	require.True(t, done)
 	l.close()
 	goleak.VerifyNone(t, leaks)
 }
@@ -589,4 +592,21 @@ func TestLocalHitDoesNotAllocate(t *testing.T) {
 		l.get(i % 1000)
 		l.get(-1)
 	}))
+}
+
+func TestTasksAreWaitedForByCloseAndRunAtOnceAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tasks tasks
+		tasks.cond.L = &tasks.mu
+		finished := 0
+		tasks.run(func() {
+			time.Sleep(time.Second)
+			finished++
+		})
+		tasks.close()
+		require.Equal(t, 1, finished)
+		tasks.run(func() { finished++ })
+		require.Equal(t, 2, finished)
+		tasks.close()
+	})
 }
