@@ -200,7 +200,7 @@ func TestIndexIsTidiedOnTheWay(t *testing.T) {
 		}
 		l.settle()
 		write(l, 20_000) // the deletions of settle are seen to now
-		l.tasks.close() // nothing leaves any more while it is looked at
+		l.tasks.close()  // nothing leaves any more while it is looked at
 		require.Less(t, l.gen.Load().gone.n.Load(), int64(2*tidyAt), name)
 		require.LessOrEqual(t, l.indexed(), l.len(), name)
 	}
