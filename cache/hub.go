@@ -234,7 +234,7 @@ func (h *hub) bury(name string, stamp int64, pending bool) {
 			}
 		}
 	}
-	st.tombs[name] = tomb{stamp: max(old.stamp, stamp), at: h.clock.now(), pending: pending}
+	st.tombs[name] = tomb{stamp: max(old.stamp, stamp), at: h.clock.precise(), pending: pending}
 }
 
 // unbury forgets an invalidation that a Clear will make up for.
@@ -276,7 +276,7 @@ func (h *hub) sweep() {
 	if h.tombs.Load() == 0 {
 		return
 	}
-	oldest := h.clock.now() - int64(tombAge)
+	oldest := h.clock.precise() - int64(tombAge)
 	for i := range h.stripes {
 		st := &h.stripes[i]
 		st.mu.Lock()
@@ -311,7 +311,7 @@ func (h *hub) learn(key string, stamp, sent int64) {
 	if stamp == 0 {
 		return
 	}
-	received := h.clock.now()
+	received := h.clock.precise()
 	v, ok := h.offsets.Load(h.node(key))
 	if !ok {
 		v, _ = h.offsets.LoadOrStore(h.node(key), &offset{})
@@ -331,7 +331,7 @@ func (h *hub) serverTime(key string) (int64, bool) {
 		return 0, false
 	}
 	o := v.(*offset)
-	now := h.clock.now()
+	now := h.clock.precise()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if now-o.at > 2*offsetAge {

@@ -50,7 +50,7 @@ func (c *Cache[K, V]) kept(t *target[K]) (e *entry[V], v verdict, sure bool) {
 	if !ok || !e.deps.valid() {
 		return nil, none, false
 	}
-	now, w := c.clock.now(), c.word.Load()
+	now, w := c.clock.precise(), c.word.Load()
 	if v = c.judge(e, now); v == none {
 		return nil, none, false
 	}
@@ -162,7 +162,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, t *target[K], epoch uint64) (fo
 	if !timed {
 		cmds = append(cmds, timeCmd(t.keys.v))
 	}
-	start := c.clock.now()
+	start := c.clock.precise()
 	replies := c.client.DoMulti(ctx, cmds)
 	if !timed {
 		c.learn(t.keys.v, timeOf(replies[len(replies)-1]), start)
@@ -254,17 +254,17 @@ func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word u
 	}
 	now, ok := c.serverTime(t.keys.v)
 	if !ok {
-		start := c.clock.now()
+		start := c.clock.precise()
 		c.learn(t.keys.v, timeOf(c.client.Do(ctx, timeCmd(t.keys.v))), start)
 		if now, ok = c.serverTime(t.keys.v); !ok {
 			now = stamp // the hard time to live is what Redis keeps it for
 		}
 	}
-	born := c.clock.now() - max(0, now-stamp)*1000
-	e := c.entryOf(&h, born, c.clock.now())
+	born := c.clock.precise() - max(0, now-stamp)*1000
+	e := c.entryOf(&h, born, c.clock.precise())
 	e.deps, e.stamp, e.word = c.shared(d), stamp, word
 	e.weight = weightOf(len(raw))
-	if f.v = c.judge(e, c.clock.now()); f.v == none {
+	if f.v = c.judge(e, c.clock.precise()); f.v == none {
 		return f, nil
 	}
 	if e.value, err = c.bytes.decode(&h, body); err != nil {
