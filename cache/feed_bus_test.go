@@ -57,6 +57,13 @@ func (b *bus) client(t *testing.T) (*core.Client, *busDriver) {
 	return c, d
 }
 
+func benchClient(b *testing.B) *core.Client {
+	c, err := core.New(&busDriver{bus: newBus()})
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 func (b *bus) each(f func(l *busListener)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
