@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-redisx/redisx/core"
@@ -258,7 +259,7 @@ func start(t testing.TB, f feed) (stop func()) {
 		cancel()
 		select {
 		case err := <-done:
-			require.ErrorIs(t, err, context.Canceled)
+			assert.ErrorIs(t, err, context.Canceled)
 		case <-time.After(10 * time.Second):
 			t.Error("run does not end with its ctx")
 		}
