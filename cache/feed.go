@@ -20,7 +20,8 @@ type sink interface {
 	lost(reason error)
 
 	// changed tells that the key of a value was written, deleted, evicted or has expired, or, for a name that ends in "}:w",
-	// that those who wait for its value should look. It may come more than once, for own changes too, and also while lost.
+	// that those who wait for its value should look. It may come more than once, and also while lost. Own changes are told too
+	// under Tracking; under PubSub only those of unknown outcome, so that the engine sees to L1 before and after an own change.
 	changed(name string)
 
 	// tagChanged tells that a key of the tags' keyspace changed. Version is its new one, or 0 if that is not known. Versions
@@ -67,7 +68,7 @@ type feed interface {
 	channel() string
 	// publish sends a message about a change that was acknowledged, or may have happened. After an error the feed goes on
 	// trying by itself, ahead of its next heartbeat: the error is for information. Under Tracking, and for the zero
-	// message, it does nothing. Version is appended for kindTag and must not be 0 there; it is ignored otherwise.
+	// message, it does nothing. Version is appended for kindTag, 0 if it is not known; it is ignored otherwise.
 	publish(ctx context.Context, m message, version uint64) error
 	// done tells the outcome of an inline publish, or that there will be none: nil means that it was published, anything else
 	// that nobody should wait for it.

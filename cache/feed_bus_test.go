@@ -27,6 +27,7 @@ type bus struct {
 	// refuse, if set, decides which commands fail.
 	refuse func(driver.Cmd) error
 	capErr error
+	late   time.Duration // of messages
 }
 
 // busListener is one subscription or tracking.
@@ -77,7 +78,12 @@ func (b *bus) each(f func(l *busListener)) {
 func (b *bus) publish(channel, payload string) {
 	b.each(func(l *busListener) {
 		if len(l.sub.Channels) > 0 && l.sub.Channels[0] == channel && (l.d.drop == nil || !l.d.drop(payload)) {
-			l.queue <- func() { l.sub.OnMessage(channel, payload) }
+			deliver := func() { l.queue <- func() { l.sub.OnMessage(channel, payload) } }
+			if b.late > 0 {
+				time.AfterFunc(b.late, deliver)
+			} else {
+				deliver()
+			}
 		}
 	})
 }
@@ -165,6 +171,12 @@ func (d *busDriver) listen(ctx context.Context, l *busListener) error {
 			f()
 		}
 	}
+}
+
+func (b *bus) delay(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.late = d
 }
 
 func (d *busDriver) dropping(f func(what string) bool) {

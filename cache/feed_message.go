@@ -10,7 +10,7 @@ import (
 // What goes over the channel of a pubSubFeed, binary, without any value of the cache:
 //
 //	'1' kind sender(8)  seq count (length name)*  [version]      changed, tag, wake
-//	'1' 'h'  sender(8)  resolved count (skip length)*            heartbeat
+//	'1' 'h'  sender(8)  resolved count (skip length)* beat       heartbeat; beat is its own number
 //
 // Numbers are uvarints, but for the version, which scripts append: decimal digits up to the end, for a tag alone. Seq is 0
 // for a wake-up. A heartbeat says that all sequence numbers up to resolved were published, but for the spans it lists,
@@ -36,6 +36,7 @@ type wireMessage struct {
 	sender  senderID
 	seq     uint64 // of a heartbeat: resolved
 	version uint64
+	beat    uint64
 	names   []string // parts of the payload
 	spans   []span
 }
@@ -59,7 +60,7 @@ func encodeNames(kind messageKind, sender senderID, seq uint64, names []string) 
 	return b.String()
 }
 
-func encodeHeartbeat(sender senderID, resolved uint64, spans []span) string {
+func encodeHeartbeat(sender senderID, resolved uint64, spans []span, beat uint64) string {
 	var b strings.Builder
 	b.WriteByte(wireFormat)
 	b.WriteByte(byte(kindHeartbeat))
@@ -72,6 +73,7 @@ func encodeHeartbeat(sender senderID, resolved uint64, spans []span) string {
 		putUvarint(&b, s.last-s.first+1)
 		before = s.last
 	}
+	putUvarint(&b, beat)
 	return b.String()
 }
 
@@ -84,7 +86,7 @@ func putUvarint(b *strings.Builder, n uint64) {
 
 // parse reads a payload. What it does not understand to the end is errMalformed.
 func (m *wireMessage) parse(payload string) error {
-	m.names, m.spans, m.version = reuse(m.names), reuse(m.spans), 0
+	m.names, m.spans, m.version, m.beat = reuse(m.names), reuse(m.spans), 0, 0
 	if len(payload) < bodyAt || payload[0] != wireFormat {
 		return errMalformed
 	}
@@ -99,6 +101,7 @@ func (m *wireMessage) parse(payload string) error {
 	switch m.kind {
 	case kindHeartbeat:
 		m.readSpans(&r, count)
+		m.beat = r.uvarint()
 	case kindChanged, kindTag, kindWake:
 		for range count {
 			m.names = append(m.names, r.take(r.uvarint()))

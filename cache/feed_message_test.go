@@ -34,12 +34,13 @@ func TestMessagesComeBackAsTheyWere(t *testing.T) {
 		}
 	}
 	for _, spans := range [][]span{nil, {{1, 1}}, {{1, 5}, {7, 7}, {100, 1 << 50}}} {
-		require.NoError(t, m.parse(encodeHeartbeat(id, 1<<50, spans)))
+		require.NoError(t, m.parse(encodeHeartbeat(id, 1<<50, spans, 7)))
 		require.Equal(t, kindHeartbeat, m.kind)
 		require.EqualValues(t, 1<<50, m.seq)
 		require.ElementsMatch(t, spans, m.spans)
+		require.EqualValues(t, 7, m.beat)
 	}
-	require.ErrorIs(t, m.parse(encodeHeartbeat(id, 4, []span{{1, 5}})), errMalformed, "void beyond what is resolved")
+	require.ErrorIs(t, m.parse(encodeHeartbeat(id, 4, []span{{1, 5}}, 7)), errMalformed, "void beyond what is resolved")
 	require.ErrorIs(t, m.parse(encodeNames(kindChanged, id, 0, names)), errMalformed, "without a number")
 	require.ErrorIs(t, m.parse(encodeNames(kindWake, id, 1, names)), errMalformed, "with one")
 	require.ErrorIs(t, m.parse(encodeNames(kindChanged, id, 1, nil)), errMalformed, "without names")
@@ -49,7 +50,7 @@ func FuzzParseMessage(f *testing.F) {
 	id := senderID{1, 2, 3}
 	f.Add(encodeNames(kindChanged, id, 1, []string{"a", "b"}))
 	f.Add(encodeNames(kindTag, id, 1<<60, []string{"a"}) + "123")
-	f.Add(encodeHeartbeat(id, 1<<62, []span{{1, 5}, {7, 1 << 61}}))
+	f.Add(encodeHeartbeat(id, 1<<62, []span{{1, 5}, {7, 1 << 61}}, 7))
 	f.Add("1h12345678\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x02\x01\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x01\x01")
 	f.Fuzz(func(t *testing.T, payload string) {
 		var m wireMessage

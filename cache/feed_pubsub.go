@@ -39,12 +39,12 @@ type pubSubFeed struct {
 	in         receiver
 	wire       wireMessage
 	subscribed bool
-	echoed     time.Time // when something showed last that own messages come back
-	silent     bool      // they did not, and shall before anything is trusted
+	echoed     time.Time // when the heartbeat was sent that came back last, or the subscription began
+	silent     bool      // they did not come back in time, and shall before anything is trusted
 
 	mu      sync.Mutex
-	sentAt  time.Time // when a heartbeat was acknowledged last
-	sendErr error     // why the last one was not
+	unheard time.Time // when the first heartbeat was acknowledged behind the one that came back last; zero if none was
+	sendErr error     // why the last one was not acknowledged
 }
 
 // The ways to publish.
@@ -139,6 +139,7 @@ func (f *pubSubFeed) theWay(ctx context.Context) (int32, error) {
 func (f *pubSubFeed) confirmed() {
 	f.to.locked(func() {
 		f.subscribed, f.echoed = true, time.Now()
+		f.setUnheard(time.Time{})
 		f.in.begin(f.echoed)
 		if !f.silent {
 			f.to.confirm()
@@ -178,7 +179,7 @@ func (f *pubSubFeed) received(_, payload string) {
 			f.gap()
 		}
 		if own {
-			f.echo(now)
+			f.echo(now, m.beat)
 		}
 		return
 	}
@@ -220,18 +221,30 @@ func (f *pubSubFeed) gap() {
 	}
 }
 
-func (f *pubSubFeed) echo(now time.Time) {
-	f.echoed = now
-	if f.silent && f.subscribed {
+// echo notes that a heartbeat came back. One that took long is none: who is seconds behind is not coherent.
+func (f *pubSubFeed) echo(now time.Time, beat uint64) {
+	f.setUnheard(time.Time{})
+	sent, ok := f.out.beatSent(beat)
+	if !ok || sent.Before(f.echoed) {
+		return
+	}
+	f.echoed = sent
+	if f.silent && f.subscribed && now.Sub(sent) <= echoWithin {
 		f.silent = false
 		f.to.confirm()
 	}
 }
 
+func (f *pubSubFeed) setUnheard(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unheard = t
+}
+
 // watch looks whether own heartbeats come back.
 func (f *pubSubFeed) watch() {
 	f.mu.Lock()
-	sentAt, sendErr := f.sentAt, f.sendErr
+	unheard, sendErr := f.unheard, f.sendErr
 	f.mu.Unlock()
 	f.to.mu.Lock()
 	defer f.to.mu.Unlock()
@@ -249,7 +262,7 @@ func (f *pubSubFeed) watch() {
 	}
 	f.silent = true
 	f.to.lose(reason)
-	if sentAt.After(f.echoed) { // it was published, and is not heard: then it is the subscription
+	if !unheard.IsZero() && now.Sub(unheard) >= heartbeatEvery { // published, and nothing is heard: then it is the subscription
 		f.subscribed = false
 		f.again.restart(reason)
 	}
@@ -286,8 +299,8 @@ func (f *pubSubFeed) heartbeat(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sendErr = err
-	if err == nil {
-		f.sentAt = time.Now()
+	if err == nil && f.unheard.IsZero() {
+		f.unheard = time.Now()
 	}
 }
 

@@ -259,6 +259,22 @@ func TestPubSubWithoutItsOwnEchoTrustsNothing(t *testing.T) {
 	})
 }
 
+func TestPubSubThatIsSecondsBehindTrustsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bus) {
+		one := newPeer(t, b)
+		time.Sleep(2 * heartbeatEvery)
+		// A subscriber that is slow: everything comes, but after five seconds.
+		b.delay(5 * time.Second)
+		time.Sleep(echoWithin + heartbeatEvery + 2*watchEvery)
+		require.Equal(t, []string{"lost: echo"}, one.sink.take())
+		time.Sleep(3 * echoWithin)
+		require.Empty(t, one.sink.take())
+		b.delay(0)
+		time.Sleep(2 * heartbeatEvery)
+		require.Equal(t, []string{"confirmed"}, one.sink.take())
+	})
+}
+
 func TestPubSubAConnectionThatBrokeIsNoGap(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bus) {
 		one, two := newPeer(t, b), newPeer(t, b)

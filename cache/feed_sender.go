@@ -17,6 +17,9 @@ type sender struct {
 	void []span               // in order, not yet told in a heartbeat that was acknowledged
 	// late are messages about changes that did happen, and whose publication failed.
 	late []lateMessage
+	// beats are the times of the last heartbeats, each at its remainder.
+	beat  uint64
+	beats [64]time.Time
 	// fine holds the numbers published of late, each at its remainder.
 	fine [1024]uint64
 }
@@ -130,7 +133,19 @@ func (s *sender) heartbeat(now time.Time) (payload string, resolved uint64) {
 		}
 		told = append(told, span{v.first, min(v.last, resolved)})
 	}
-	return encodeHeartbeat(s.id, resolved, told), resolved
+	s.beat++
+	s.beats[s.beat%uint64(len(s.beats))] = now
+	return encodeHeartbeat(s.id, resolved, told, s.beat), resolved
+}
+
+// beatSent returns when an own heartbeat was sent; false if that is long ago, or never was.
+func (s *sender) beatSent(beat uint64) (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if beat == 0 || beat > s.beat || s.beat-beat >= uint64(len(s.beats)) {
+		return time.Time{}, false
+	}
+	return s.beats[beat%uint64(len(s.beats))], true
 }
 
 // told is called when a heartbeat was acknowledged.

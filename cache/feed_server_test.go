@@ -237,10 +237,7 @@ func TestFeedsAreBackSoonAfterTheirServer(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			redisxtest.EachDriver(t, func(t *testing.T, d driver.Driver, url string) {
 				server := redisxtest.StartServer(t, redisxtest.OwnProcess())
-				c, err := core.New(openLike(t, d, server.URL()))
-				require.NoError(t, err)
-				t.Cleanup(func() { require.NoError(t, c.Close()) })
-				n := newNode(t, c, kind)
+				n := newNode(t, clientOf(t, openLike(t, d, server.URL())), kind)
 				n.awaitTrust(t)
 				server.Kill()
 				n.await(t, "lost")
@@ -258,6 +255,95 @@ func TestFeedsAreBackSoonAfterTheirServer(t *testing.T) {
 			}, redisxtest.FakeOnly())
 		})
 	}
+}
+
+func TestFeedsOfAServerThatHangsTrustNothing(t *testing.T) {
+	for _, kind := range feedKinds {
+		t.Run(kind, func(t *testing.T) {
+			redisxtest.EachDriver(t, func(t *testing.T, d driver.Driver, _ string) {
+				server := redisxtest.StartServer(t, redisxtest.OwnProcess())
+				n := newNode(t, clientOf(t, openLike(t, d, server.URL())), kind)
+				n.awaitTrust(t)
+				server.Pause()
+				paused := time.Now()
+				redisxtest.Eventually(t, 20*time.Second, func(context.Context) error {
+					if n.sink.trusted() {
+						return errors.New("still trusted")
+					}
+					return nil
+				})
+				t.Logf("lost %v after the server stopped", time.Since(paused).Round(time.Millisecond))
+				server.Resume()
+				n.awaitTrust(t)
+				redisxtest.Eventually(t, 20*time.Second, func(ctx context.Context) error { return n.set(ctx, "after") })
+				n.stop()
+			}, redisxtest.FakeOnly())
+		})
+	}
+}
+
+func TestFeedsFollowAClusterThatChanges(t *testing.T) {
+	cluster := redisxtest.StartCluster(t, 3, 1)
+	for _, kind := range feedKinds {
+		t.Run(kind, func(t *testing.T) {
+			redisxtest.EachDriver(t, func(t *testing.T, d driver.Driver, _ string) {
+				prefix := core.WithKeyPrefix(redisxtest.Prefix(t))
+				one := newNode(t, clientOf(t, openLike(t, d, cluster.URL()), prefix), kind)
+				two := newNode(t, clientOf(t, openLike(t, d, cluster.URL()), prefix), kind)
+				one.awaitTrust(t)
+				two.awaitTrust(t)
+				keys, err := one.client.NewKeyspace("cache-inv", "users")
+				require.NoError(t, err)
+				told := func(id string) {
+					t.Helper()
+					redisxtest.Eventually(t, 30*time.Second, func(ctx context.Context) error {
+						if !two.sink.trusted() {
+							return errors.New("nothing is confirmed")
+						}
+						if err := one.set(ctx, id); err != nil {
+							return err
+						}
+						time.Sleep(50 * time.Millisecond)
+						if two.sink.count("changed "+two.values.Key(id)) == 0 {
+							return errors.New("not told")
+						}
+						return nil
+					})
+				}
+				told("before")
+				channel := keys.Key("users")
+				for _, to := range primaries(cluster) {
+					if to != cluster.Node(channel) {
+						cluster.MoveSlot(channel, to)
+						break
+					}
+				}
+				told("moved")
+				cluster.Failover(cluster.Node(channel))
+				told("failed over")
+				one.stop()
+				two.stop()
+			}, redisxtest.FakeOnly())
+		})
+	}
+}
+
+// primaries are the nodes that serve slots.
+func primaries(c *redisxtest.Cluster) []*redisxtest.Server {
+	var nodes []*redisxtest.Server
+	for i := range 100 {
+		if n := c.Node(strconv.Itoa(i)); !slices.Contains(nodes, n) {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+func clientOf(t *testing.T, d driver.Driver, opts ...core.Option) *core.Client {
+	c, err := core.New(d, opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
 }
 
 // openLike opens a driver of the same kind elsewhere.

@@ -4,6 +4,8 @@ go 1.26.0
 
 require (
 	github.com/go-redisx/redisx/core v0.1.0
+	github.com/go-redisx/redisx/core/goredisdriver v0.1.0
+	github.com/go-redisx/redisx/core/rueidisdriver v0.1.0
 	github.com/go-redisx/redisx/redisxtest v0.1.0
 	github.com/klauspost/compress v1.20.4
 	github.com/maypok86/otter/v2 v2.4.0
@@ -17,8 +19,6 @@ require (
 	github.com/alicebob/miniredis/v2 v2.40.0 // indirect
 	github.com/anishathalye/porcupine v1.3.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
-	github.com/go-redisx/redisx/core/goredisdriver v0.1.0 // indirect
-	github.com/go-redisx/redisx/core/rueidisdriver v0.1.0 // indirect
 	github.com/redis/go-redis/v9 v9.23.0 // indirect
 	github.com/redis/rueidis v1.0.79 // indirect
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
