@@ -142,7 +142,7 @@ var (
 
 // trust keeps confirmed and lost of a sink in turn, and its calls apart.
 type trust struct {
-	sink
+	engine   sink
 	counters *feedCounters
 
 	mu      sync.Mutex // held during every call of the sink
@@ -154,7 +154,7 @@ type trust struct {
 func (t *trust) confirm() {
 	if !t.trusted {
 		t.told, t.trusted = true, true
-		t.sink.confirmed()
+		t.engine.confirmed()
 	}
 }
 
@@ -162,7 +162,7 @@ func (t *trust) lose(reason error) {
 	if t.trusted || !t.told {
 		t.told, t.trusted = true, false
 		t.counters.losses.Add(1)
-		t.sink.lost(reason)
+		t.engine.lost(reason)
 	}
 }
 

@@ -79,8 +79,14 @@ func (b *bus) publish(channel, payload string) {
 	b.each(func(l *busListener) {
 		if len(l.sub.Channels) > 0 && l.sub.Channels[0] == channel && (l.d.drop == nil || !l.d.drop(payload)) {
 			deliver := func() { l.queue <- func() { l.sub.OnMessage(channel, payload) } }
-			if b.late > 0 {
-				time.AfterFunc(b.late, deliver)
+			if b.late > 0 { // whoever it is that listens then
+				time.AfterFunc(b.late, func() {
+					b.each(func(now *busListener) {
+						if now.d == l.d {
+							now.queue <- func() { now.sub.OnMessage(channel, payload) }
+						}
+					})
+				})
 			} else {
 				deliver()
 			}

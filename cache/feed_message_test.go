@@ -44,6 +44,7 @@ func TestMessagesComeBackAsTheyWere(t *testing.T) {
 	require.ErrorIs(t, m.parse(encodeNames(kindChanged, id, 0, names)), errMalformed, "without a number")
 	require.ErrorIs(t, m.parse(encodeNames(kindWake, id, 1, names)), errMalformed, "with one")
 	require.ErrorIs(t, m.parse(encodeNames(kindChanged, id, 1, nil)), errMalformed, "without names")
+	require.ErrorIs(t, m.parse("1c12345678\x01\xff\xff\xff\xff\xff\xff\xff\x7f\x00"), errMalformed, "more names than bytes")
 }
 
 func FuzzParseMessage(f *testing.F) {
@@ -136,6 +137,19 @@ func TestNothingIsMissedQuietlyAndNothingElseIsAGap(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAMessageThatComesVeryLateIsNoGap(t *testing.T) {
+	var r receiver
+	now := time.Now()
+	r.begin(now)
+	id := senderID{1}
+	require.False(t, r.heartbeat(id, 1000, nil, now))
+	require.False(t, r.message(id, 5, now))
+	require.False(t, r.heartbeat(id, 500, nil, now), "nor is a heartbeat")
+	require.False(t, r.message(id, 1001, now))
+	require.False(t, r.heartbeat(id, 1001, nil, now))
+	require.True(t, r.heartbeat(id, 1002, nil, now))
 }
 
 func TestReceiverIsBounded(t *testing.T) {

@@ -72,7 +72,7 @@ func newPubSubFeed(client *core.Client, name, values, tags string, s sink) (feed
 		// The hash tag spreads the channels of several caches over the nodes of a Cluster.
 		client: client, sub: sub, ch: keys.Key(name), values: values, tags: tags, beat: make(chan struct{}, 1),
 	}
-	f.to = trust{sink: s, counters: &f.counters}
+	f.to = trust{engine: s, counters: &f.counters}
 	_, _ = rand.Read(f.out.id[:]) // never fails
 	return f, nil
 }
@@ -192,9 +192,9 @@ func (f *pubSubFeed) received(_, payload string) {
 	f.counters.received.Add(uint64(len(m.names)))
 	for _, name := range m.names {
 		if m.kind == kindTag {
-			f.to.sink.tagChanged(name, m.version)
+			f.to.engine.tagChanged(name, m.version)
 		} else {
-			f.to.sink.changed(name)
+			f.to.engine.changed(name)
 		}
 	}
 }

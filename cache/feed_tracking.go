@@ -51,7 +51,7 @@ func newTrackingFeed(client *core.Client, values, tags string, s sink) (feed, er
 		return nil, errNoTracker
 	}
 	f := &trackingFeed{tracker: t, values: values, tags: tags, start: time.Now()}
-	f.to = trust{sink: s, counters: &f.counters}
+	f.to = trust{engine: s, counters: &f.counters}
 	return f, nil
 }
 
@@ -91,7 +91,7 @@ func (f *trackingFeed) invalidated(keys []string) {
 	defer f.to.mu.Unlock()
 	if keys == nil {
 		f.seenAll()
-		f.to.sink.everything()
+		f.to.engine.everything()
 		return
 	}
 	f.counters.received.Add(uint64(len(keys)))
@@ -101,9 +101,9 @@ func (f *trackingFeed) invalidated(keys []string) {
 			f.heard(key)
 		}
 		if strings.HasPrefix(key, f.tags) {
-			f.to.sink.tagChanged(key, 0)
+			f.to.engine.tagChanged(key, 0)
 		} else {
-			f.to.sink.changed(key)
+			f.to.engine.changed(key)
 		}
 	}
 }

@@ -55,10 +55,13 @@ func TestTrackingAnOwnWriteThatIsNotReportedEndsTrust(t *testing.T) {
 	name := testValues + "1}"
 	bubble(t, func(t *testing.T, b *bus) {
 		f := newFollower(t, b)
-		f.d.dropping(func(string) bool { return true })
+		f.d.dropping(func(what string) bool { return what == name })
 		require.True(t, f.expect(name))
 		b.invalidate(name)
 		f.wrote(name, true)
+		b.invalidate(testValues + "2}") // another one says nothing
+		synctest.Wait()
+		require.Equal(t, []string{"changed " + testValues + "2}"}, f.sink.take())
 		time.Sleep(echoWithin - watchEvery)
 		require.Empty(t, f.sink.take())
 		time.Sleep(3 * watchEvery)
