@@ -156,7 +156,7 @@ func TestReceiverIsBounded(t *testing.T) {
 	var r receiver
 	now := time.Now()
 	r.begin(now)
-	for i := range 3 * maxSenders {
+	for i := range maxSenders + 200 {
 		r.message(senderID{byte(i), byte(i >> 8), byte(i >> 16)}, 1, now.Add(time.Duration(i)))
 	}
 	require.Len(t, r.senders, maxSenders)

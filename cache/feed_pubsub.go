@@ -44,6 +44,7 @@ type pubSubFeed struct {
 
 	mu      sync.Mutex
 	unheard time.Time // when the first heartbeat was acknowledged behind the one that came back last; zero if none was
+	heard   time.Time // when that one was sent
 	sendErr error     // why the last one was not acknowledged
 }
 
@@ -139,7 +140,7 @@ func (f *pubSubFeed) theWay(ctx context.Context) (int32, error) {
 func (f *pubSubFeed) confirmed() {
 	f.to.locked(func() {
 		f.subscribed, f.echoed = true, time.Now()
-		f.setUnheard(time.Time{})
+		f.heardOne(time.Time{})
 		f.in.begin(f.echoed)
 		if !f.silent {
 			f.to.confirm()
@@ -223,8 +224,8 @@ func (f *pubSubFeed) gap() {
 
 // echo notes that a heartbeat came back. One that took long is none: who is seconds behind is not coherent.
 func (f *pubSubFeed) echo(now time.Time, beat uint64) {
-	f.setUnheard(time.Time{})
 	sent, ok := f.out.beatSent(beat)
+	f.heardOne(sent)
 	if !ok || sent.Before(f.echoed) {
 		return
 	}
@@ -235,10 +236,10 @@ func (f *pubSubFeed) echo(now time.Time, beat uint64) {
 	}
 }
 
-func (f *pubSubFeed) setUnheard(t time.Time) {
+func (f *pubSubFeed) heardOne(sent time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.unheard = t
+	f.unheard, f.heard = time.Time{}, sent
 }
 
 // watch looks whether own heartbeats come back.
@@ -291,7 +292,8 @@ func (f *pubSubFeed) heartbeat(ctx context.Context) {
 		}
 		f.sent(m.seq)
 	}
-	payload, resolved := f.out.heartbeat(time.Now())
+	now := time.Now()
+	payload, resolved := f.out.heartbeat(now)
 	err := f.send(ctx, payload)
 	if err == nil {
 		f.out.told(resolved)
@@ -299,7 +301,7 @@ func (f *pubSubFeed) heartbeat(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sendErr = err
-	if err == nil && f.unheard.IsZero() {
+	if err == nil && f.unheard.IsZero() && f.heard.Before(now) { // it may have come back before its acknowledgement
 		f.unheard = time.Now()
 	}
 }
