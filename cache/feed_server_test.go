@@ -22,11 +22,11 @@ import (
 
 // changeScripts stand in for those of the cache: they change a key and publish.
 var (
-	setScript = driver.NewScript("test.set", `
+	feedSetScript = driver.NewScript("test.set", `
 redis.call('SET', KEYS[1], ARGV[1])
 if ARGV[2] ~= '' then redis.call('PUBLISH', ARGV[2], ARGV[3]) end
 return 1`)
-	bumpScript = driver.NewScript("test.bump", `
+	feedBumpScript = driver.NewScript("test.bump", `
 local v = redis.call('INCR', KEYS[1])
 if ARGV[1] ~= '' then redis.call('PUBLISH', ARGV[1], ARGV[2] .. v) end
 return v`)
@@ -88,9 +88,9 @@ func (n *node) set(ctx context.Context, id string) error {
 	m := n.message(kindChanged, name)
 	var err error
 	if n.inline() {
-		err = n.client.Do(ctx, setScript.Cmd([]string{name}, []string{"v", n.channel(), m.payload})).Err()
+		err = n.client.Do(ctx, feedSetScript.Cmd([]string{name}, []string{"v", n.channel(), m.payload})).Err()
 		n.done(m, err)
-	} else if err = n.client.Do(ctx, setScript.Cmd([]string{name}, []string{"v", "", ""})).Err(); err == nil {
+	} else if err = n.client.Do(ctx, feedSetScript.Cmd([]string{name}, []string{"v", "", ""})).Err(); err == nil {
 		_ = n.publish(ctx, m, 0)
 	} else {
 		n.done(m, err)
@@ -109,7 +109,7 @@ func (n *node) bump(ctx context.Context, tag string) (uint64, error) {
 	if inline {
 		channel = n.channel()
 	}
-	v, err := n.client.Do(ctx, bumpScript.Cmd([]string{name}, []string{channel, m.payload})).Int64()
+	v, err := n.client.Do(ctx, feedBumpScript.Cmd([]string{name}, []string{channel, m.payload})).Int64()
 	switch {
 	case inline || err != nil:
 		n.done(m, err)
