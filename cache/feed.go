@@ -112,16 +112,19 @@ type feedStats struct {
 	gaps, losses uint64
 	// malformed are messages that could not be read.
 	malformed uint64
+	// lag is how long the last own change or heartbeat took until it was told back; 0 if none was yet.
+	lag time.Duration
 }
 
 type feedCounters struct {
 	received, sent, gaps, losses, malformed atomic.Uint64
+	lag                                     atomic.Int64
 }
 
 func (c *feedCounters) stats() feedStats {
 	return feedStats{
 		received: c.received.Load(), sent: c.sent.Load(), gaps: c.gaps.Load(), losses: c.losses.Load(),
-		malformed: c.malformed.Load(),
+		malformed: c.malformed.Load(), lag: time.Duration(c.lag.Load()),
 	}
 }
 

@@ -230,6 +230,7 @@ func (f *pubSubFeed) echo(now time.Time, beat uint64) {
 		return
 	}
 	f.echoed = sent
+	f.counters.lag.Store(int64(now.Sub(sent)))
 	if f.silent && f.subscribed && now.Sub(sent) <= echoWithin {
 		f.silent = false
 		f.to.confirm()

@@ -112,6 +112,7 @@ func (f *trackingFeed) heard(key string) {
 	for i := range f.echoes {
 		if e := f.echoes[i].Load(); e != nil && e.name == key && e.seen.CompareAndSwap(false, true) {
 			f.watched.Add(-1)
+			f.counters.lag.Store(f.now() - e.begun)
 		}
 	}
 }

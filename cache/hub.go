@@ -144,7 +144,7 @@ func (h *hub) everything() {
 		v.(*tagState).forget(h)
 		return true
 	})
-	h.stat.add(statInvalidatedRemote)
+	h.stat.add(statToldAll)
 }
 
 func (h *hub) changed(name string) {
@@ -158,7 +158,7 @@ func (h *hub) changed(name string) {
 	case ":x": // a load was invalidated before it ended
 		name = name[:len(name)-2]
 	}
-	h.stat.add(statInvalidatedRemote)
+	h.stat.add(statToldKeys)
 	h.invalidate(name)
 }
 
@@ -171,6 +171,7 @@ func (h *hub) invalidate(name string) {
 }
 
 func (h *hub) tagChanged(name string, version uint64) {
+	h.stat.add(statToldTags)
 	if v, ok := h.states.Load(name); ok {
 		v.(*tagState).changed(h, version)
 	}

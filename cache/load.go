@@ -931,6 +931,7 @@ func (c *Cache[K, V]) filled(ctx context.Context, f *flight[K, V], h *header, d 
 	}
 	c.learn(f.t.keys.v, stamp, start)
 	c.stat.add(statFills)
+	c.emit("value_bytes", "stored", float64(size))
 	if list, _ := r.List(); len(list) == 3 {
 		if waiters, _ := list[2].Int64(); waiters == 1 && (c.feed != nil && !c.feed.inline()) {
 			c.wakeOthers(ctx, &f.t)

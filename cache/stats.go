@@ -27,8 +27,12 @@ const (
 	statFillsFailed
 	statSoftTimeouts
 	statHardTimeouts
-	statInvalidatedLocal
-	statInvalidatedRemote
+	statInvalidatedKeys // by this process
+	statInvalidatedTags
+	statInvalidatedClears
+	statToldKeys // by the feed
+	statToldTags
+	statToldAll
 	statEvictions
 	statCodecErrors
 	statLost
@@ -70,6 +74,8 @@ type Stats struct {
 	Trusted       bool
 	// Gaps are messages found missing, Malformed those that could not be read, MessagesSent those that this process sent.
 	Gaps, Malformed, MessagesSent int64
+	// InvalidationLag is how long the last of this process's own changes (or heartbeats) took until it was told back.
+	InvalidationLag time.Duration
 	// Queued is how many invalidations wait for Redis; QueueOverflows how often there were too many.
 	Queued         int
 	QueueOverflows int64
@@ -96,8 +102,9 @@ func (c *Cache[K, V]) Stats() Stats {
 		Loads: n(statLoads), LoadErrors: n(statLoadErrors), LoadsShared: n(statLoadsShared), LoadsElsewhere: n(statLoadsElsewhere), ReadsShared: n(statReadsShared),
 		Fills: n(statFills), FillsRejected: n(statFillsRejected), FillsFailed: n(statFillsFailed),
 		SoftTimeouts: n(statSoftTimeouts), HardTimeouts: n(statHardTimeouts),
-		InvalidationsLocal: n(statInvalidatedLocal), InvalidationsRemote: n(statInvalidatedRemote),
-		CoherenceLost: n(statLost), Trusted: trusted(c.word.Load()),
+		InvalidationsLocal:  n(statInvalidatedKeys) + n(statInvalidatedTags) + n(statInvalidatedClears),
+		InvalidationsRemote: n(statToldKeys) + n(statToldTags) + n(statToldAll),
+		CoherenceLost:       n(statLost), Trusted: trusted(c.word.Load()),
 		Queued: c.queue.len(), QueueOverflows: n(statQueueOverflow),
 		Evictions: n(statEvictions), CodecErrors: n(statCodecErrors),
 		ShadowChecks: n(statShadowChecks), ShadowDifferent: n(statShadowDifferent), Mutations: n(statMutations),
@@ -105,6 +112,7 @@ func (c *Cache[K, V]) Stats() Stats {
 	if c.feed != nil {
 		f := c.feed.stats()
 		s.Gaps, s.Malformed, s.MessagesSent = int64(f.gaps), int64(f.malformed), int64(f.sent)
+		s.InvalidationLag = f.lag
 	}
 	if c.local != nil {
 		s.Entries, s.Weight = c.local.len(), c.local.weight()
@@ -123,7 +131,9 @@ var events = [statCount]struct{ name, kind string }{
 	statReadsShared:  {"reads_coalesced", "local"},
 	statFills:        {"fill", "stored"},
 	statSoftTimeouts: {"load_timeouts", "soft"}, statHardTimeouts: {"load_timeouts", "hard"},
-	statInvalidatedLocal: {"invalidations", "local"}, statInvalidatedRemote: {"invalidations", "remote"},
+	statInvalidatedKeys: {"invalidations", "key_local"}, statInvalidatedTags: {"invalidations", "tag_local"},
+	statInvalidatedClears: {"invalidations", "clear_local"}, statToldKeys: {"invalidations", "key_remote"},
+	statToldTags: {"invalidations", "tag_remote"}, statToldAll: {"invalidations", "all_remote"},
 	statEvictions: {"evictions", "size"}, statMutations: {"mutations", "found"},
 	statShadowChecks: {"shadow", "checked"}, statShadowDifferent: {"shadow", "different"},
 }
@@ -137,7 +147,7 @@ const (
 func (e *engine[K, V]) housekeeping() {
 	tick := time.NewTicker(housekeepingEvery)
 	defer tick.Stop()
-	var last [statCount]int64
+	var last told
 	for n := 1; ; n++ {
 		select {
 		case <-e.ctx.Done():
@@ -155,7 +165,13 @@ func (e *engine[K, V]) housekeeping() {
 	}
 }
 
-func (e *engine[K, V]) tellCounts(last *[statCount]int64) {
+// told is what hooks were told last.
+type told struct {
+	stats [statCount]int64
+	feed  feedStats
+}
+
+func (e *engine[K, V]) tellCounts(last *told) {
 	if e.client == nil || !e.client.Hooked() {
 		return
 	}
@@ -163,14 +179,34 @@ func (e *engine[K, V]) tellCounts(last *[statCount]int64) {
 		if events[i].name == "" {
 			continue
 		}
-		if now := e.stat.sum(i); now != last[i] {
-			e.emit(events[i].name, events[i].kind, float64(now-last[i]))
-			last[i] = now
+		if now := e.stat.sum(i); now != last.stats[i] {
+			e.emit(events[i].name, events[i].kind, float64(now-last.stats[i]))
+			last.stats[i] = now
+		}
+	}
+	if e.feed != nil {
+		now, old := e.feed.stats(), last.feed
+		last.feed = now
+		e.emitSome("messages", "received", now.received-old.received)
+		e.emitSome("messages", "sent", now.sent-old.sent)
+		e.emitSome("messages", "gap", now.gaps-old.gaps)
+		e.emitSome("messages", "malformed", now.malformed-old.malformed)
+		if now.lag != 0 {
+			e.emit("invalidation_lag", "echo", now.lag.Seconds())
 		}
 	}
 	if e.local != nil {
 		e.emit("entries", "l1", float64(e.local.len()))
 		e.emit("bytes", "l1", float64(e.local.weight()))
+	}
+	if n := e.queue.len(); n > 0 {
+		e.emit("queue", "waiting", float64(n))
+	}
+}
+
+func (e *engine[K, V]) emitSome(name, kind string, n uint64) {
+	if n > 0 {
+		e.emit(name, kind, float64(n))
 	}
 }
 

@@ -237,7 +237,7 @@ func (c *Cache[K, V]) removeAll(ctx context.Context, kind opKind, keys []K) map[
 			fail(key, err)
 			continue
 		}
-		c.stat.add(statInvalidatedLocal)
+		c.stat.add(statInvalidatedKeys)
 		if !c.remoteOn() {
 			c.forgetLocal(&t, kind)
 			continue
@@ -316,7 +316,7 @@ func (c *Cache[K, V]) usable() error {
 }
 
 func (c *Cache[K, V]) invalidateTags(ctx context.Context, tags []string) error {
-	c.stat.add(statInvalidatedLocal)
+	c.stat.add(statInvalidatedTags)
 	states := make([]*tagState, len(tags))
 	for i, tag := range tags {
 		states[i] = c.tag(tag)
@@ -357,7 +357,7 @@ func (c *Cache[K, V]) Clear(ctx context.Context) error {
 }
 
 func (c *Cache[K, V]) clear(ctx context.Context) error {
-	c.stat.add(statInvalidatedLocal)
+	c.stat.add(statInvalidatedClears)
 	s := c.scope.gens[len(c.scope.gens)-1]
 	var err error
 	if c.remoteOn() {
