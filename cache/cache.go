@@ -71,6 +71,7 @@ type more struct {
 	etag string
 	hash uint64 // of the name if the key cannot be had from it
 	sum  uint64 // of the encoded value, for the mutation check
+	at   int64  // when it came into the local tier, for WithStaleWhileDisconnected
 }
 
 func (e *entry[V]) etag() string {

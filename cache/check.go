@@ -33,10 +33,10 @@ func (e *engine[K, V]) checksum(v V) uint64 {
 
 // finish adds to a new entry what few need.
 func (e *engine[K, V]) finish(x *entry[V], etag string, hash uint64) {
-	if etag == "" && hash == 0 && e.cfg.mutation == nil {
+	if etag == "" && hash == 0 && e.cfg.mutation == nil && e.cfg.untrustedStale == 0 {
 		return
 	}
-	x.more = &more{etag: etag, hash: hash}
+	x.more = &more{etag: etag, hash: hash, at: e.clock.now()}
 	if e.cfg.mutation != nil {
 		x.more.sum = e.checksum(x.value)
 	}

@@ -58,8 +58,8 @@ func (c *Cache[K, V]) kept(t *target[K]) (e *entry[V], v verdict, sure bool) {
 		return e, v, true
 	}
 	sure = e.word == w && now < e.local
-	if !sure && c.cfg.untrustedStale > 0 && !trusted(w) && e.word == w-1 {
-		sure = now < e.local && now-(e.local-int64(c.cfg.localMaxAge)) < int64(c.cfg.untrustedStale)
+	if !sure && c.cfg.untrustedStale > 0 && !trusted(w) && e.word == w-1 && e.more != nil {
+		sure = now < e.local && now-e.more.at < int64(c.cfg.untrustedStale)
 	}
 	return e, v, sure
 }
