@@ -215,7 +215,8 @@ func (st *stripe) wake(name string) {
 	}
 }
 
-// bury remembers an invalidation by this process; the stamp is 0 as long as it was not acknowledged.
+// bury remembers an invalidation by this process; the stamp is 0 as long as it was not acknowledged. Only the queue, see
+// delivered, makes one that is pending another: an invalidation that was acknowledged may have happened before it.
 func (h *hub) bury(name string, stamp int64, pending bool) {
 	st := h.stripe(name)
 	st.mu.Lock()
@@ -235,7 +236,19 @@ func (h *hub) bury(name string, stamp int64, pending bool) {
 			}
 		}
 	}
-	st.tombs[name] = tomb{stamp: max(old.stamp, stamp), at: h.clock.precise(), pending: pending}
+	st.tombs[name] = tomb{stamp: max(old.stamp, stamp), at: h.clock.precise(), pending: pending || old.pending}
+}
+
+// delivered notes that an invalidation that waited in the queue is done.
+func (h *hub) delivered(name string, stamp int64) {
+	st := h.stripe(name)
+	st.mu.Lock()
+	if t, ok := st.tombs[name]; ok {
+		t.pending = false
+		st.tombs[name] = t
+	}
+	st.mu.Unlock()
+	h.bury(name, stamp, false)
 }
 
 // unbury forgets an invalidation that a Clear will make up for.

@@ -66,11 +66,16 @@ func queued(err error) error { return fmt.Errorf("%w: %w", ErrQueued, err) }
 func (q *queue) put(o op) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if o.kind == opDelete || o.kind == opExpire {
+		// Until Redis is told, what it has of the key is not trusted. With the queue locked: an older operation for the key
+		// that ends now must not be taken for this one.
+		q.hub.bury(o.name, 0, true)
+	}
 	old, had := q.ops[o.name]
 	switch {
 	case had && (o.kind == opReplay || o.kind == opRaise):
 		return // what waits does more
-	case had && o.kind == opBump:
+	case had && o.kind == opBump && old.kind == opBump:
 		o.state.settleQueued(q.hub) // one of the two will do
 	case had && o.kind == opExpire && old.kind == opDelete:
 		return
@@ -101,7 +106,7 @@ func (q *queue) overflow(o op) {
 	if !q.overran {
 		q.overran = true
 		q.root.unsettle(q.hub)
-		if _, had := q.ops[q.root.name]; had {
+		if old := q.ops[q.root.name]; old.kind == opBump {
 			q.root.settleQueued(q.hub)
 		}
 		q.add(op{kind: opBump, name: q.root.name, state: q.root})
@@ -195,22 +200,28 @@ func (q *queue) take() []op {
 	return out
 }
 
-// finish takes an operation out that succeeded, or never will, unless another one came for the same name.
-func (q *queue) finish(o op) (last bool) {
+// finish takes an operation out that succeeded at a server time, or never will, unless another one came for the same name.
+func (q *queue) finish(o op, stamp int64) (last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if now, ok := q.ops[o.name]; ok && now.id == o.id {
-		delete(q.ops, o.name)
-		if o.state == q.root {
-			q.overran = false
-		}
-		return true
+	now, ok := q.ops[o.name]
+	if !ok || now.id != o.id {
+		return false
 	}
-	return false
+	delete(q.ops, o.name)
+	switch {
+	case o.kind == opExpire:
+		q.hub.unbury(o.name) // what it marked may be served if a load fails
+	case o.kind == opDelete:
+		q.hub.delivered(o.name, stamp)
+	case o.state == q.root:
+		q.overran = false
+	}
+	return true
 }
 
 // perform tries operations and reports whether none has to be tried again.
-func (h *hub) perform(ctx context.Context, batch []op, finish func(op) bool) bool {
+func (h *hub) perform(ctx context.Context, batch []op, finish func(op, int64) bool) bool {
 	all := true
 	var values []op
 	for _, o := range batch {
@@ -222,7 +233,7 @@ func (h *hub) perform(ctx context.Context, batch []op, finish func(op) bool) boo
 		switch {
 		case err != nil && h.queueable(err):
 			all = false
-		case finish(o) && o.kind == opBump:
+		case finish(o, 0) && o.kind == opBump:
 			if err != nil {
 				h.client.Logger().Error("cache: an invalidation was given up", "cache", h.name, "error", err)
 			}
@@ -243,16 +254,9 @@ func (h *hub) perform(ctx context.Context, batch []op, finish func(op) bool) boo
 			all = false
 			continue
 		}
-		last := finish(o)
+		finish(o, c.stamp)
 		if c.err != nil {
 			h.client.Logger().Error("cache: an invalidation was given up", "cache", h.name, "error", c.err)
-		}
-		switch {
-		case o.kind == opReplay || !last:
-		case o.kind == opExpire:
-			h.unbury(o.keys.v) // what it marked may be served if a load fails
-		default:
-			h.bury(o.keys.v, c.stamp, false)
 		}
 	}
 	return all

@@ -157,7 +157,8 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 				s.e.stamp = ch.stamp
 			}
 		}
-		if !c.localOn() {
+		// Once more, as the old value may have been read in between: whoever comes now must neither find it nor wait for it.
+		if !c.supersede(s.t.keys.v, s.epoch) || !c.localOn() {
 			continue
 		}
 		w := word
@@ -166,9 +167,22 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 		} else if c.feed != nil && !trusted(word) {
 			continue
 		}
-		c.insert(&s.t, s.e, s.epoch, w)
+		c.insert(&s.t, s.e, s.epoch+1, w)
 	}
 	return errs
+}
+
+// supersede is invalidate at the end of a change. It reports whether nothing else was heard of the key since the epoch, the
+// next one of which is current then.
+func (h *hub) supersede(name string, epoch uint64) bool {
+	st := h.stripe(name)
+	alone := st.epoch.CompareAndSwap(epoch, epoch+1)
+	if !alone {
+		st.epoch.Add(1)
+	}
+	h.drop(name)
+	st.wake(name)
+	return alone
 }
 
 // undo queues the deletion of what a Set should have replaced, and returns the error of the call.
@@ -182,7 +196,6 @@ func (c *engine[K, V]) undo(ch *change) error {
 
 // enqueue has Redis told later. Until then what it has of the key is not trusted.
 func (h *hub) enqueue(kind opKind, keys valueKeys) {
-	h.bury(keys.v, 0, true)
 	h.queue.put(op{kind: kind, name: keys.v, keys: keys})
 }
 
