@@ -4,8 +4,8 @@
 //	go run ./examples/checkout -demo       drive itself with real HTTP requests, tell what happened, and end
 //	go run ./examples/checkout -redis redis://localhost:6379 -driver rueidis
 //
-// The product page is read through Redis: the first request goes to the (slow) database, the next ones do not. When Redis
-// is down the page still comes, from the database, and /readyz says so.
+// Products are read through a cache of two tiers: the first request goes to the (slow) database, the next ones come from
+// memory. A new price is seen by every instance at once. When Redis is down pages and prices still come, and /readyz says so.
 package main
 
 import (
@@ -79,58 +79,87 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		defer func() { _ = fake.Close() }()
 		source = fake.URL()
 	}
-	d, err := open(ctx, *name, source)
+	db, logger := newDatabase(), slog.New(slog.NewTextHandler(stderr, nil))
+	first, err := start(ctx, *name, source, *listen, db, logger)
 	if err != nil {
 		return err
 	}
-	client, err := core.New(d,
-		core.WithName("shop"),
-		core.WithKeyPrefix("shop:"),
-		core.WithLogger(slog.New(slog.NewTextHandler(stderr, nil))),
-	)
-	if err != nil {
-		return errors.Join(err, d.Close())
-	}
-	clients := core.NewGroup()
-	if err := clients.Add("redis", client); err != nil {
-		return errors.Join(err, client.Close())
-	}
-	defer func() { _ = clients.Close() }()
+	defer first.stop(ctx)
 
-	shop, err := newShop(client)
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", *listen)
-	if err != nil {
-		return fmt.Errorf("listening: %w; choose another address with -listen", err)
-	}
-	server := &http.Server{Handler: shop.handler(clients), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = server.Shutdown(ctx) // what is still open after 5 s is cut off by the end of the process
-	}()
-
-	base := "http://" + l.Addr().String()
 	what := "an embedded fake of Redis"
 	if fake == nil {
 		what = "the Redis server given"
 	}
-	fmt.Fprintf(stdout, "checkout: serving on %s, with %s, through %s\n", base, what, *name)
+	fmt.Fprintf(stdout, "checkout: serving on %s, with %s, through %s\n", first.base, what, *name)
 	if *demo {
-		return runDemo(ctx, stdout, base, shop, fake)
+		second, err := start(ctx, *name, source, "127.0.0.1:0", db, logger)
+		if err != nil {
+			return err
+		}
+		defer second.stop(ctx)
+		return runDemo(ctx, stdout, first, second, db, fake)
 	}
-	fmt.Fprintf(stdout, "\nTry:\n  curl %s/products/1\n  curl -i %s/products/1      # again: X-Source tells where it came from\n  curl %s/readyz\n\nStop with Ctrl-C.\n", base, base, base)
+	fmt.Fprintf(stdout, `
+Try:
+  curl -i %[1]s/products/1      # X-Source tells where it came from: database at first,
+  curl -i %[1]s/products/1      # then memory
+  curl -X PUT -d '{"cents": 1999}' %[1]s/products/1
+  curl %[1]s/readyz
+
+Stop with Ctrl-C.
+`, first.base)
 	select {
-	case err := <-served:
+	case err := <-first.served:
 		return err
 	case <-ctx.Done():
 		fmt.Fprintln(stdout, "checkout: stopping")
 		return nil
 	}
+}
+
+// instance is the service as one process of a fleet would run it: with a client, a cache and a server of its own.
+type instance struct {
+	base    string
+	shop    *shop
+	clients *core.Group
+	server  *http.Server
+	served  chan error
+}
+
+func start(ctx context.Context, name, url, listen string, db *database, logger *slog.Logger) (*instance, error) {
+	d, err := open(ctx, name, url)
+	if err != nil {
+		return nil, err
+	}
+	client, err := core.New(d, core.WithName("shop"), core.WithKeyPrefix("shop:"), core.WithLogger(logger))
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	i := &instance{clients: core.NewGroup(), served: make(chan error, 1)}
+	if err := i.clients.Add("redis", client); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	if i.shop, err = newShop(client, db); err != nil {
+		return nil, errors.Join(err, i.clients.Close())
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		err = fmt.Errorf("listening: %w; choose another address with -listen", err)
+		return nil, errors.Join(err, i.shop.close(), i.clients.Close())
+	}
+	i.base = "http://" + l.Addr().String()
+	i.server = &http.Server{Handler: i.shop.handler(i.clients), ReadHeaderTimeout: 5 * time.Second}
+	go func() { i.served <- i.server.Serve(l) }()
+	return i, nil
+}
+
+// stop ends the server, then the cache, then the client.
+func (i *instance) stop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = i.server.Shutdown(ctx) // what is still open after 5 s is cut off by the end of the process
+	_ = i.shop.close()         // invalidations that could not be delivered: the values expire within a minute
+	_ = i.clients.Close()
 }
 
 // open opens a driver by name.

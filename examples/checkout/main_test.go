@@ -60,7 +60,7 @@ func TestItServesAndTellsWhatToTry(t *testing.T) {
 		}
 	}
 	go io.Copy(io.Discard, r)
-	require.Len(t, urls, 3, "three curl lines")
+	require.Len(t, urls, 4, "four curl lines")
 	for _, url := range urls {
 		resp, err := http.Get(url)
 		require.NoError(t, err)
