@@ -56,7 +56,7 @@ func defaults() config {
 		ttl: 5 * time.Minute, jitter: 0.1,
 		local: true, entries: 10_000, localMaxAge: time.Minute, remote: true,
 		sieThrottle: 5 * time.Second, beta: 1, hardTimeout: 30 * time.Second, lease: 10 * time.Second,
-		coherence: Tracking, codec: JSON, maxValue: 8 << 20, queue: 10_000,
+		coherence: Tracking, codec: JSON, compressBy: compressS2, maxValue: 8 << 20, queue: 10_000,
 	}
 }
 
