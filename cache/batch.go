@@ -604,6 +604,7 @@ func (c *Cache[K, V]) storeMany(own []*flight[K, V]) {
 			if ok {
 				c.storeLocal(f, h)
 			} else {
+				c.abandon(f)
 				c.release(f)
 			}
 			continue

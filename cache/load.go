@@ -616,6 +616,9 @@ func (c *Cache[K, V]) concluded(f *flight[K, V], err error) {
 	if cause := context.Cause(f.ctx); err != nil && cause != nil && isContext(err) {
 		err = f.reasonOf(cause)
 	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		c.abandon(f) // whoever comes now loads anew
+	}
 	c.complete(f, err)
 }
 
@@ -882,6 +885,7 @@ func (c *Cache[K, V]) wakeOthers(ctx context.Context, t *target[K]) {
 func (c *Cache[K, V]) store(f *flight[K, V]) {
 	h, ok := c.prepared(f)
 	if !ok {
+		c.abandon(f) // whoever comes now loads anew
 		c.release(f)
 		return
 	}

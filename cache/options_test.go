@@ -414,7 +414,7 @@ var options = map[string]func(t *testing.T){
 	},
 	"WithEncryption": func(t *testing.T) {
 		r := newRig(t)
-		old, new := NewEncryptionKey("1", []byte(strings.Repeat("a", 32))), NewEncryptionKey("2", []byte(strings.Repeat("b", 32)))
+		old, new := NewEncryptionKey("1", []byte("0123456789abcdef0123456789abcdef")), NewEncryptionKey("2", []byte("fedcba9876543210fedcba9876543210"))
 		require.NoError(t, strs(r, WithEncryption(old)).Set(t.Context(), "k", "plain text"))
 		raw, err := r.do("GET", "cache:things:{k}").Text()
 		require.NoError(t, err)
