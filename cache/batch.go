@@ -600,12 +600,13 @@ func (c *Cache[K, V]) storeMany(own []*flight[K, V]) {
 	var cmds []driver.Cmd
 	for _, f := range own {
 		h, ok := c.prepared(f)
-		if !ok || f.token == "" {
+		if !ok || f.token == "" || c.pending(f.t.keys.v) {
+			if !ok {
+				c.abandon(f)
+			}
+			c.release(f)
 			if ok {
 				c.storeLocal(f, h)
-			} else {
-				c.abandon(f)
-				c.release(f)
 			}
 			continue
 		}

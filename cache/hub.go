@@ -40,6 +40,8 @@ type hub struct {
 
 	offsets sync.Map // node → *offset
 
+	warned atomic.Int64 // when it was logged last that values are not stored, clock ns
+
 	queue queue
 
 	ctx    context.Context // ends with Close

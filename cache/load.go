@@ -566,8 +566,11 @@ func (c *Cache[K, V]) call(f *flight[K, V]) (v V, err error) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.cfg.hardTimeout, ErrLoadTimeout)
 		defer cancel()
-		// A loader that does not listen to its context is left to itself: whoever comes then starts another load.
-		abandon := context.AfterFunc(ctx, func() { c.abandon(f) })
+		// A loader that does not listen to its context is left to itself: whoever comes then, anywhere, starts another load.
+		abandon := context.AfterFunc(ctx, func() {
+			c.abandon(f)
+			c.start(func() { c.release(f) })
+		})
 		defer abandon()
 	}
 	f.l = &Load[K, V]{key: f.t.key.key, stale: f.stale}
@@ -889,7 +892,8 @@ func (c *Cache[K, V]) store(f *flight[K, V]) {
 		c.release(f)
 		return
 	}
-	if f.token == "" {
+	if f.token == "" || c.pending(f.t.keys.v) { // what Redis got now would soon be deleted
+		c.release(f)
 		c.storeLocal(f, h)
 		return
 	}
@@ -950,7 +954,11 @@ func (c *Cache[K, V]) filled(ctx context.Context, f *flight[K, V], h *header, d 
 func (c *Cache[K, V]) notFilled(f *flight[K, V], err error) {
 	c.stat.add(statFillsFailed)
 	c.emit("fill", "failed", 1)
-	if c.client != nil && !errors.Is(err, core.ErrUnavailable) {
+	if c.client == nil || errors.Is(err, core.ErrUnavailable) {
+		return
+	}
+	// Once a second: a Redis out of memory refuses everything, and the counters tell how much.
+	if now, last := c.clock.now(), c.warned.Load(); (last == 0 || now-last >= int64(time.Second)) && c.warned.CompareAndSwap(last, now) {
 		c.client.Logger().Warn("cache: a loaded value was not stored", "cache", c.name, "error", err)
 	}
 }
@@ -958,7 +966,7 @@ func (c *Cache[K, V]) notFilled(f *flight[K, V], err error) {
 // prepared decides how a result is kept; ok is false if it is not.
 func (c *Cache[K, V]) prepared(f *flight[K, V]) (*header, bool) {
 	negative := errors.Is(f.err, ErrNotFound)
-	if f.l == nil || f.l.noStore || f.err != nil && !negative || f.killed.Load() || c.pending(f.t.keys.v) {
+	if f.l == nil || f.l.noStore || f.err != nil && !negative || f.killed.Load() {
 		if f.killed.Load() {
 			c.stat.add(statFillsRejected)
 		}
