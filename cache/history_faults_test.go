@@ -49,7 +49,7 @@ func fleetAt(t *testing.T, driverName string, urls []string, dial dialFunc, how 
 		if wrap != nil {
 			w = func(d driver.Driver) driver.Driver { return wrap(i, d) }
 		}
-		client := clientOf(t, driverName, url, dial, w, core.WithKeyPrefix(prefix))
+		client := historyClient(t, driverName, url, dial, w, core.WithKeyPrefix(prefix))
 		c, err := New[int, fact](client, "facts", append([]Option{WithCoherence(how), WithTTL(20 * time.Second), WithLease(time.Second)}, opts...)...)
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })

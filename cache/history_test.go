@@ -40,8 +40,8 @@ const (
 	maxVersions = 1 << 13 // of a key; beyond it is only read
 )
 
-// source is the truth, and what was promised of it.
-type source struct {
+// registers are the truth, and what was promised of it.
+type registers struct {
 	keys  int
 	truth []atomic.Int64
 	// acked holds when a version was acknowledged, in ns since start, or 0.
@@ -56,8 +56,8 @@ type source struct {
 	pause time.Duration // of loaders
 }
 
-func newSource(keys int) *source {
-	s := &source{keys: keys, truth: make([]atomic.Int64, keys), acked: make([][]atomic.Int64, keys), locks: make([]sync.Mutex, keys), start: time.Now()}
+func newRegisters(keys int) *registers {
+	s := &registers{keys: keys, truth: make([]atomic.Int64, keys), acked: make([][]atomic.Int64, keys), locks: make([]sync.Mutex, keys), start: time.Now()}
 	for k := range keys {
 		s.truth[k].Store(1)
 		s.acked[k] = make([]atomic.Int64, maxVersions)
@@ -65,14 +65,14 @@ func newSource(keys int) *source {
 	return s
 }
 
-func (s *source) now() int64 { return int64(time.Since(s.start)) }
+func (s *registers) now() int64 { return int64(time.Since(s.start)) }
 
-func (s *source) acknowledge(key int, version int64) {
+func (s *registers) acknowledge(key int, version int64) {
 	s.acked[key][version].CompareAndSwap(0, s.now())
 }
 
 // staleFor returns for how long a newer version had been acknowledged when a read began.
-func (s *source) staleFor(key int, version, began int64) time.Duration {
+func (s *registers) staleFor(key int, version, began int64) time.Duration {
 	for v := version + 1; v <= s.truth[key].Load(); v++ {
 		if at := s.acked[key][v].Load(); at != 0 && at < began {
 			return time.Duration(began - at)
@@ -83,7 +83,7 @@ func (s *source) staleFor(key int, version, began int64) time.Duration {
 
 func factTag(key int) string { return "t" + strconv.Itoa(key%factTags) }
 
-func (s *source) load(ctx context.Context, l *Load[int, fact]) (fact, error) {
+func (s *registers) load(ctx context.Context, l *Load[int, fact]) (fact, error) {
 	key := l.Key()
 	f := fact{key, s.truth[key].Load()}
 	if s.pause > 0 {
@@ -93,7 +93,7 @@ func (s *source) load(ctx context.Context, l *Load[int, fact]) (fact, error) {
 	return f, nil
 }
 
-func (s *source) loadMany(_ context.Context, keys []int) (map[int]fact, error) {
+func (s *registers) loadMany(_ context.Context, keys []int) (map[int]fact, error) {
 	out := make(map[int]fact, len(keys))
 	for _, k := range keys {
 		out[k] = fact{k, s.truth[k].Load()}
@@ -103,7 +103,7 @@ func (s *source) loadMany(_ context.Context, keys []int) (map[int]fact, error) {
 
 // instance is one process of a fleet.
 type instance struct {
-	*source
+	*registers
 	c     *Cache[int, fact]
 	floor []atomic.Int64
 	ops   atomic.Int64
@@ -113,8 +113,8 @@ type instance struct {
 	stale []string
 }
 
-func (s *source) instance(c *Cache[int, fact]) *instance {
-	return &instance{source: s, c: c, floor: make([]atomic.Int64, s.keys)}
+func (s *registers) instance(c *Cache[int, fact]) *instance {
+	return &instance{registers: s, c: c, floor: make([]atomic.Int64, s.keys)}
 }
 
 func raise(a *atomic.Int64, v int64) {
@@ -270,12 +270,12 @@ func (in *instance) write(ctx context.Context, how, key int) {
 
 // history is a run of a fleet.
 type history struct {
-	*source
+	*registers
 	all []*instance
 }
 
 func newHistory(keys int, caches ...*Cache[int, fact]) *history {
-	h := &history{source: newSource(keys)}
+	h := &history{registers: newRegisters(keys)}
 	for _, c := range caches {
 		h.all = append(h.all, h.instance(c))
 	}
@@ -386,8 +386,8 @@ var drivers = map[string]func(ctx context.Context, url string, dial dialFunc) (d
 	},
 }
 
-// clientOf opens a driver and makes a client of it, which the test closes.
-func clientOf(t *testing.T, driverName, url string, dial dialFunc, wrap func(driver.Driver) driver.Driver, opts ...core.Option) *core.Client {
+// historyClient opens a driver and makes a client of it, which the test closes.
+func historyClient(t *testing.T, driverName, url string, dial dialFunc, wrap func(driver.Driver) driver.Driver, opts ...core.Option) *core.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -421,7 +421,7 @@ func raced() bool {
 func linearizable(t *testing.T, caches []*Cache[int, fact]) {
 	t.Helper()
 	const keys = 6
-	s := newSource(keys)
+	s := newRegisters(keys)
 	s.pause = time.Millisecond
 	model := redisxtest.RegisterModel()
 	h := redisxtest.NewHistory(model)

@@ -1106,8 +1106,7 @@ func (c *Cache[K, V]) readVersions(ctx context.Context, states []*tagState, hard
 		if err != nil {
 			return nil, err
 		}
-		out[i] = v
-		states[i].read(c.hub, v, epochs[i], word, until)
+		out[i] = states[i].read(c.hub, v, epochs[i], word, until)
 	}
 	return out, nil
 }

@@ -104,7 +104,7 @@ func away(t *testing.T, name string, how Coherence, begin func(*redisxtest.Serve
 	const warm, cold, deleted, set = 0, 1, 2, 3 // keys
 	ctx := t.Context()
 	s, px, caches := proxied(t, name, how, WithLocal(1000, 2*time.Second))
-	src := newSource(4)
+	src := newRegisters(4)
 	var loads [instances][4]atomic.Int64
 	loader := func(i int) func(context.Context, *Load[int, fact]) (fact, error) {
 		return func(_ context.Context, l *Load[int, fact]) (fact, error) {
@@ -216,7 +216,7 @@ func TestTooManyInvalidationsDuringAnOutageClear(t *testing.T) {
 	eachFleet(t, func(t *testing.T, name string, how Coherence) {
 		ctx := t.Context()
 		_, px, caches := proxied(t, name, how, WithRecoveryQueue(4))
-		src := newSource(32)
+		src := newRegisters(32)
 		for _, c := range caches {
 			for k := range 32 {
 				_, err := c.GetOrLoadWith(ctx, k, src.load)
@@ -309,11 +309,11 @@ func TestReadersGetNoErrorsOfRedis(t *testing.T) {
 				t.Run(tr.name, func(t *testing.T) {
 					s := redisxtest.StartServer(t, redisxtest.OwnProcess(), redisxtest.User("app", password, "~*", "&*", "+@all"))
 					var log logbook
-					client := clientOf(t, name, s.UserURL("app"), nil, nil, log.option())
+					client := historyClient(t, name, s.UserURL("app"), nil, nil, log.option())
 					ctx := t.Context()
 					for _, how := range []Coherence{Tracking, PubSub} {
 						c := open[int, fact](t, client, "facts-"+how.String(), WithCoherence(how))
-						src := newSource(64)
+						src := newRegisters(64)
 						_, err := c.GetOrLoadWith(ctx, 0, src.load)
 						require.NoError(t, err)
 						end := tr.begin(s)

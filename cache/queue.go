@@ -266,10 +266,15 @@ func (h *hub) sendBumpOf(ctx context.Context, o op) (uint64, error) {
 	if o.kind == opBump {
 		return h.sendBump(ctx, o.state)
 	}
-	// Raise: only a version that is lower is replaced, and everybody has heard of this one before.
-	ttl := tagTTL(h.cfg.hard(h.cfg.ttl))
-	r := h.client.Do(ctx, raiseScript.Cmd([]string{o.name}, []string{millis(ttl), strconv.FormatUint(o.least, 10)}))
-	return versionOf(r)
+	// Raise: only a version that is lower is replaced. Whoever asked the new primary before believes in the lower one.
+	args := []string{millis(tagTTL(h.cfg.hard(h.cfg.ttl))), strconv.FormatUint(o.least, 10), "", ""}
+	m, inline := h.message(kindTag, o.name)
+	if inline {
+		args[2], args[3] = h.feed.channel(), m.payload
+	}
+	version, err := versionOf(h.client.Do(ctx, raiseScript.Cmd([]string{o.name}, args)))
+	h.tell(ctx, m, inline, version, err)
+	return version, err
 }
 
 // replay makes the invalidations of the last seconds again: the connection that broke may have been that to a primary which

@@ -207,7 +207,7 @@ func (a *asking) answered(h *hub, replies []driver.Reply) map[*tagState]uint64 {
 	got := make(map[*tagState]uint64, len(a.states))
 	for i, s := range a.states {
 		if v, err := versionOf(replies[i]); err == nil {
-			s.read(h, v, a.epochs[i], a.word, a.until)
+			v = s.read(h, v, a.epochs[i], a.word, a.until)
 			got[s], a.versions[a.at[i]] = v, v
 		}
 	}

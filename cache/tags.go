@@ -31,6 +31,7 @@ type tagState struct {
 	unsure bool
 	own    uint64 // the last version this process gave it, and when
 	ownAt  int64
+	high   uint64 // the highest version known so far; versions do not fall
 }
 
 // unsettled marks versions that Redis does not have: an invalidation under way, or queued. No stored version equals it.
@@ -118,6 +119,7 @@ func (s *tagState) bumpedBetween(after, until uint64) bool {
 func (s *tagState) changed(h *hub, version uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.high = max(s.high, version)
 	now := s.ver.Load()
 	if version != 0 && version <= now && now < unsettled {
 		return
@@ -138,10 +140,23 @@ func (s *tagState) changed(h *hub, version uint64) {
 // forget makes the version unknown.
 func (s *tagState) forget(h *hub) { s.changed(h, 0) }
 
-// read takes a version that was asked for when the epoch was what is given.
-func (s *tagState) read(h *hub, version, epoch, word uint64, covered int64) {
+// read takes a version that was asked for when the epoch was what is given, and returns the one to go by. A version that is
+// lower than one known before comes from a replica that took over and had not heard of it: it is brought back.
+func (s *tagState) read(h *hub, version, epoch, word uint64, covered int64) uint64 {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	high := s.high
+	fell := version < high && s.epoch == epoch && s.pendings == 0
+	version = max(version, high)
+	s.high = version
+	s.readLocked(h, version, epoch, word, covered)
+	s.mu.Unlock()
+	if fell {
+		h.queue.put(op{kind: opRaise, name: s.name, least: high})
+	}
+	return version
+}
+
+func (s *tagState) readLocked(h *hub, version, epoch, word uint64, covered int64) {
 	if s.epoch != epoch || s.pendings > 0 || s.gone.Load() || h.word.Load() != word {
 		return
 	}
@@ -201,8 +216,7 @@ func (h *hub) resolve(ctx context.Context, states []*tagState, word uint64, hard
 		if err != nil {
 			return nil, err
 		}
-		out[i] = v
-		states[i].read(h, v, epochs[n], word, covered)
+		out[i] = states[i].read(h, v, epochs[n], word, covered)
 	}
 	return out, nil
 }
@@ -289,7 +303,7 @@ func (h *hub) sendBump(ctx context.Context, s *tagState) (uint64, error) {
 	h.tell(ctx, m, inline, version, err)
 	if err == nil {
 		s.mu.Lock()
-		s.own, s.ownAt = version, h.clock.now()
+		s.own, s.ownAt, s.high = version, h.clock.now(), max(s.high, version)
 		s.mu.Unlock()
 	}
 	return version, err
