@@ -92,6 +92,37 @@ func (u *user) run(args ...string) string {
 	return string(out)
 }
 
+// build makes ./program of the program of README.md that contains a text, with a driver, for the server at a URL.
+func (u *user) build(programs []snippet, text, driver, url string) {
+	u.t.Helper()
+	program := ""
+	for _, s := range programs {
+		if strings.HasPrefix(s.code, "package main") && strings.Contains(s.code, text) {
+			program = strings.ReplaceAll(s.code, "goredisdriver", driver)
+		}
+	}
+	const there = `"redis://localhost:6379"`
+	if !strings.Contains(program, there) {
+		u.t.Fatalf("README.md has no program with %s that connects to %s", text, there)
+	}
+	program = strings.ReplaceAll(program, there, strconv.Quote(url))
+	if err := os.WriteFile(filepath.Join(u.dir, "main.go"), []byte(program), 0o644); err != nil {
+		u.t.Fatal(err)
+	}
+	u.run("go", "mod", "tidy")
+	u.run("go", "build", "-o", "program", ".")
+}
+
+// without wants none of some names in a list.
+func (u *user) without(what, list string, foreign []string) {
+	u.t.Helper()
+	for _, name := range foreign {
+		if strings.Contains(list, name) {
+			u.t.Errorf("%s is in %s", name, what)
+		}
+	}
+}
+
 // serveFake runs the fake of redisxtest as a program of a user, and returns its URL.
 func serveFake(t *testing.T, u *user) string {
 	t.Helper()
@@ -150,36 +181,26 @@ func TestWhatGoGetSees(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			u := newUser(t, proxy, cache)
 			u.run("go", "get", prefix+"core/"+name+"@"+version)
-			program := ""
-			for _, s := range programs {
-				if strings.HasPrefix(s.code, "package main") && strings.Contains(s.code, "goredisdriver.Open") {
-					program = strings.ReplaceAll(s.code, "goredisdriver", name)
-				}
-			}
-			if program == "" {
-				t.Fatal("README.md has no program")
-			}
-			const there = `"redis://localhost:6379"`
-			if !strings.Contains(program, there) {
-				t.Fatalf("the program of README.md does not connect to %s", there)
-			}
-			if err := os.WriteFile(filepath.Join(u.dir, "main.go"), []byte(strings.ReplaceAll(program, there, strconv.Quote(fake))), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			u.run("go", "mod", "tidy")
-			u.run("go", "build", "-o", "program", ".")
+			u.build(programs, "INCR", name, fake)
 			if out := u.run("./program"); !strings.HasPrefix(out, "visits: ") {
 				t.Errorf("the program prints %q", out)
 			}
-			all := u.run("go", "list", "-m", "all")
-			in := u.run("go", "list", "-deps", ".")
-			for _, foreign := range []string{"redis/" + other, "opentelemetry", "prometheus", "testcontainers", "miniredis", "redisxtest"} {
-				for what, list := range map[string]string{"go list -m all": all, "the binary": in} {
-					if strings.Contains(list, foreign) {
-						t.Errorf("%s is in %s of a user of %s", foreign, what, name)
-					}
-				}
+			foreign := []string{"redis/" + other, "opentelemetry", "prometheus", "testcontainers", "miniredis", "redisxtest"}
+			u.without("go list -m all", u.run("go", "list", "-m", "all"), foreign)
+			u.without("the binary", u.run("go", "list", "-deps", "."), foreign)
+		})
+		t.Run("cache with "+name, func(t *testing.T) {
+			u := newUser(t, proxy, cache)
+			u.run("go", "get", prefix+"cache@"+version, prefix+"core/"+name+"@"+version)
+			u.build(programs, "cache.New", name, fake)
+			want := "loading teapot\n" + strings.Repeat("price: 2400 <nil>\n", 3)
+			if out := u.run("./program"); out != want {
+				t.Errorf("the program prints %q; want %q", out, want)
 			}
+			// The tests of cache use both drivers and redisxtest, so that these are in the module graph, and not downloaded.
+			u.without("go list -m all", u.run("go", "list", "-m", "all"), []string{"opentelemetry", "prometheus", "testcontainers"})
+			u.without("the binary", u.run("go", "list", "-deps", "."),
+				[]string{"redis/" + other, "opentelemetry", "prometheus", "testcontainers", "miniredis", "redisxtest", "testify"})
 		})
 	}
 	t.Run("redisxtest", func(t *testing.T) {
