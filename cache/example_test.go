@@ -279,10 +279,11 @@ func ExampleWithoutRemote() {
 	count := func(_ context.Context, text string) (int, error) { return len(strings.Fields(text)), nil }
 	n, err := words.GetOrLoad(ctx, "a b c", count)
 	fmt.Println(n, err)
-	fmt.Println(words.Peek("a b c"))
+	_ = words.Set(ctx, "known", 1)
+	fmt.Println(words.Peek("known"))
 	// Output:
 	// 3 <nil>
-	// 3 true
+	// 1 true
 }
 
 func ExampleCache_Warm() {
