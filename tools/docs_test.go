@@ -220,6 +220,42 @@ func TestDocsAndOptionsAgree(t *testing.T) {
 	}
 }
 
+// TestEveryEventIsInTheDocs wants the names and kinds of a plugin's events, and the outcomes of its operations, in its page.
+func TestEveryEventIsInTheDocs(t *testing.T) {
+	words := regexp.MustCompile(`emit(?:Some)?\("(\w+)", "(\w+)"|: +\{"(\w+)", "(\w+)"\}|outcome\w+ += "(\w+)"`)
+	for dir, page := range map[string]string{"cache": "cache.md"} {
+		data, err := os.ReadFile(filepath.Join(root(t), "docs", "reference", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(filepath.Join(root(t), dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, f := range files {
+			source, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range words.FindAllStringSubmatch(string(source), -1) {
+				for _, word := range m[1:] {
+					if word == "" {
+						continue
+					}
+					found++
+					if !strings.Contains(string(data), "`"+word+"`") {
+						t.Errorf("docs/reference/%s does not tell of %q of %s", page, word, f)
+					}
+				}
+			}
+		}
+		if found < 20 {
+			t.Errorf("%s has %d events and outcomes", dir, found)
+		}
+	}
+}
+
 // TestLinksInTheDocsLead wants every relative link of a Markdown file to name something that is there.
 func TestLinksInTheDocsLead(t *testing.T) {
 	for _, file := range markdown(t) {
