@@ -79,19 +79,15 @@ func (c *Cache[K, V]) manySlow(ctx context.Context, keys []K, load manyFunc[K, V
 	}
 	ctx, end := c.operation(ctx, verb)
 	errs := map[K]error{}
+	all := make([]item[K, V], len(keys))
 	items := make([]*item[K, V], 0, len(keys))
-	seen := make(map[K]struct{}, len(keys))
-	for _, key := range keys {
-		if _, again := seen[key]; again {
-			continue
-		}
-		seen[key] = struct{}{}
-		t, err := c.target(key)
-		if err != nil {
+	for i, key := range keys { // a key that comes twice is asked for twice, and loaded once
+		var err error
+		if all[i].t, err = c.target(key); err != nil {
 			errs[key] = err
 			continue
 		}
-		items = append(items, &item[K, V]{t: t})
+		items = append(items, &all[i])
 	}
 	items = c.manyLocal(items, load != nil, out)
 	if c.remoteOn() && len(items) > 0 {
@@ -230,7 +226,7 @@ func (c *Cache[K, V]) fetchMany(ctx context.Context, items []*item[K, V]) {
 		}
 	}
 	first := items[0].t.keys.v
-	_, timed := c.serverTime(first)
+	timed := c.timed(first)
 	if !timed && single {
 		cmds = append(cmds, timeCmd(first))
 	}
@@ -260,8 +256,12 @@ func (c *Cache[K, V]) fetchMany(ctx context.Context, items []*item[K, V]) {
 		values = list
 	}
 	c.resolveMany(ctx, items, values, word, got)
+	at := c.momentAt(first)
 	for i, it := range items {
-		it.found, it.err = c.opened(ctx, &it.t, values[i], it.epoch, word, got)
+		if !single {
+			at = c.momentAt(it.t.keys.v)
+		}
+		it.found, it.err = c.opened(ctx, &it.t, values[i], it.epoch, word, got, at)
 	}
 }
 
@@ -497,14 +497,14 @@ func (c *Cache[K, V]) acquireMany(b *batch[K, V]) (own []*flight[K, V]) {
 	for i, f := range b.flights {
 		f.token = newToken()
 		epochs[i] = f.t.st.epoch.Load()
-		cmds = append(cmds, leaseScript.Cmd([]string{f.t.keys.v, f.t.keys.l, f.t.keys.v + ":w"},
+		cmds = append(cmds, leaseScript.Cmd([]string{f.t.keys.v, f.t.keys.l(), f.t.keys.w()},
 			[]string{f.token, millis(c.cfg.lease), f.known, "0"}))
 	}
 	start := c.clock.now()
 	replies := c.client.DoMulti(b.ctx, cmds)
 	got := a.answered(c.hub, replies)
 	for i, f := range b.flights {
-		state, _, raw, stamp, err := leased(replies[len(a.cmds)+i])
+		state, raw, stamp, err := leased(replies[len(a.cmds)+i])
 		if err != nil {
 			token := f.token
 			c.stat.add(statRemoteErrors)
@@ -523,7 +523,7 @@ func (c *Cache[K, V]) acquireMany(b *batch[K, V]) (own []*flight[K, V]) {
 		}
 		f.token = ""
 		if state == leaseFound {
-			if found, err := c.open(b.ctx, &f.t, raw, word, got); err == nil && found.v == fresh {
+			if found, err := c.open(b.ctx, &f.t, raw, word, got, c.momentAt(f.t.keys.v)); err == nil && found.v == fresh {
 				c.keep(&f.t, found.e, epochs[i], word)
 				f.deps, f.v = found.e.deps, found.e.value
 				c.stat.add(statLoadsElsewhere)
@@ -599,8 +599,11 @@ func (c *Cache[K, V]) storeMany(own []*flight[K, V]) {
 	var fills []filling
 	var cmds []driver.Cmd
 	for _, f := range own {
+		if f.token == "" {
+			continue // concluded did it
+		}
 		h, ok := c.prepared(f)
-		if !ok || f.token == "" || c.pending(f.t.keys.v) {
+		if !ok || c.pending(f.t.keys.v) {
 			if !ok {
 				c.abandon(f)
 			}

@@ -340,21 +340,26 @@ func (h *hub) learn(key string, stamp, sent int64) {
 	o.mu.Unlock()
 }
 
-// serverTime is the time on the server of a key in µs, or false if it has to be asked.
-func (h *hub) serverTime(key string) (int64, bool) {
+// moment is a time on our clock, in ns, and the same on the server of a key, in µs; 0 if it has to be asked.
+type moment struct{ local, server int64 }
+
+func (h *hub) momentAt(key string) moment {
+	m := moment{local: h.clock.precise()}
 	v, ok := h.offsets.Load(h.node(key))
 	if !ok {
-		return 0, false
+		return m
 	}
 	o := v.(*offset)
-	now := h.clock.precise()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if now-o.at > 2*offsetAge {
-		return 0, false
+	if m.local-o.at <= 2*offsetAge {
+		m.server = m.local/1000 + o.micros
 	}
-	return now/1000 + o.micros, true
+	return m
 }
+
+// timed reports whether the time on the server of a key is known.
+func (h *hub) timed(key string) bool { return h.momentAt(key).server != 0 }
 
 var timeArgs = []string{"TIME"}
 
@@ -383,14 +388,19 @@ func (h *hub) emit(name, kind string, value float64) {
 	}
 }
 
-// valueKeys are the keys of one value: itself and its lease. Two more are made of the first: v:w is there while somebody waits
-// for a fill, and v:x changes when something is deleted that is not there.
-type valueKeys struct{ v, l string }
+// valueKeys are the keys of one value: itself; its lease; w, which is there while somebody waits for a fill; x, which changes
+// when something is deleted that is not there. Only the first is made before it is needed.
+type valueKeys struct {
+	v   string
+	hub *hub
+}
 
 // keysOf returns the keys of a value by its name.
-func (h *hub) keysOf(name string) valueKeys {
-	return valueKeys{v: name, l: h.leaseBase + name[len(h.base):]}
-}
+func (h *hub) keysOf(name string) valueKeys { return valueKeys{v: name, hub: h} }
+
+func (k valueKeys) l() string { return k.hub.leaseBase + k.v[len(k.hub.base):] }
+func (k valueKeys) w() string { return k.v + ":w" }
+func (k valueKeys) x() string { return k.v + ":x" }
 
 // parse takes the name of a value apart: what stands for its scopes ("" for none) and the id. ok is false for names that do
 // not hold the id, since it is too long.

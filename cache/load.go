@@ -547,7 +547,9 @@ func (c *Cache[K, V]) fly(f *flight[K, V]) {
 	f.v = v
 	c.concluded(f, err)
 	settled = true
-	c.store(f)
+	if f.token != "" {
+		c.store(f)
+	}
 }
 
 var errGoexit = errors.New("the loader ended its goroutine (runtime.Goexit)")
@@ -622,6 +624,10 @@ func (c *Cache[K, V]) concluded(f *flight[K, V], err error) {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		c.abandon(f) // whoever comes now loads anew
 	}
+	f.err = err
+	if f.token == "" { // nothing to wait for: whoever gets the value finds it in the local tier from then on
+		c.store(f)
+	}
 	c.complete(f, err)
 }
 
@@ -673,7 +679,7 @@ func (c *Cache[K, V]) acquire(f *flight[K, V]) (*entry[V], error) {
 	for {
 		word, epoch := c.word.Load(), f.t.st.epoch.Load()
 		woken, stopWaiting := f.t.st.await(f.t.keys.v)
-		state, wait, raw, got, err := c.lease(f, token, word)
+		state, raw, got, err := c.lease(f, token, word)
 		if err != nil {
 			stopWaiting()
 			if f.ctx.Err() != nil {
@@ -689,7 +695,7 @@ func (c *Cache[K, V]) acquire(f *flight[K, V]) (*entry[V], error) {
 		switch state {
 		case leaseFound:
 			stopWaiting()
-			found, err := c.open(f.ctx, &f.t, raw, word, got)
+			found, err := c.open(f.ctx, &f.t, raw, word, got, c.momentAt(f.t.keys.v))
 			if err != nil {
 				c.captureLocal(f)
 				return nil, nil
@@ -711,15 +717,14 @@ func (c *Cache[K, V]) acquire(f *flight[K, V]) (*entry[V], error) {
 		// Somebody else loads.
 		if c.unattended(f) {
 			stopWaiting()
-			until := c.clock.now() + int64(min(max(wait, 10*time.Millisecond), time.Second))
+			until := c.clock.now() + int64(refreshElsewhere)
 			c.setPause(&f.t, func(p *pause) { p.refresh = until })
 			return nil, errBusy
 		}
 		if c.feed != nil && trusted(c.word.Load()) {
 			delay = max(delay, 250*time.Millisecond)
 		}
-		pause := min(delay/2+mathrand.N(delay), max(wait, time.Millisecond))
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(delay/2 + mathrand.N(delay))
 		select {
 		case <-woken:
 		case <-timer.C:
@@ -731,8 +736,20 @@ func (c *Cache[K, V]) acquire(f *flight[K, V]) (*entry[V], error) {
 		if f.ctx.Err() != nil {
 			return nil, f.reasonOf(context.Cause(f.ctx))
 		}
+		// Most of the time the value is there now.
+		if found, err := c.fetch(f.ctx, &f.t, f.t.st.epoch.Load()); err == nil && found.v == fresh {
+			return found.e, nil
+		} else if err == nil {
+			f.known = found.known
+			if found.v != none {
+				f.stale = found.e
+			}
+		}
 	}
 }
+
+// refreshElsewhere is how long a refresh is left to the process that is at it.
+const refreshElsewhere = 100 * time.Millisecond
 
 // unattended reports whether nobody waits for a flight.
 func (c *Cache[K, V]) unattended(f *flight[K, V]) bool {
@@ -749,14 +766,14 @@ const (
 )
 
 // lease asks for the right to load; versions that are not known travel along.
-func (c *Cache[K, V]) lease(f *flight[K, V], token string, word uint64) (state int, wait time.Duration, raw string, got map[*tagState]uint64, err error) {
+func (c *Cache[K, V]) lease(f *flight[K, V], token string, word uint64) (state int, raw string, got map[*tagState]uint64, err error) {
 	states := append(append(make([]*tagState, 0, 4), c.scope.gens...), c.scope.bumps)
 	a := c.asking(states, word)
 	willWait := "1"
 	if c.unattended(f) {
 		willWait = "0"
 	}
-	cmd := leaseScript.Cmd([]string{f.t.keys.v, f.t.keys.l, f.t.keys.v + ":w"}, []string{token, millis(c.cfg.lease), f.known, willWait})
+	cmd := leaseScript.Cmd([]string{f.t.keys.v, f.t.keys.l(), f.t.keys.w()}, []string{token, millis(c.cfg.lease), f.known, willWait})
 	start := c.clock.now()
 	var r driver.Reply
 	if len(a.cmds) == 0 {
@@ -765,29 +782,35 @@ func (c *Cache[K, V]) lease(f *flight[K, V], token string, word uint64) (state i
 		replies := c.client.DoMulti(f.ctx, append([]driver.Cmd{cmd}, a.cmds...))
 		r, got = replies[0], a.answered(c.hub, replies[1:])
 	}
-	state, wait, raw, stamp, err := leased(r)
+	state, raw, stamp, err := leased(r)
 	if err != nil {
-		return 0, 0, "", nil, err
+		return 0, "", nil, err
 	}
 	c.learn(f.t.keys.v, stamp, start)
 	c.capture(f, &a)
-	return state, wait, raw, got, nil
+	return state, raw, got, nil
 }
 
-func leased(r driver.Reply) (state int, wait time.Duration, raw string, stamp int64, err error) {
-	n, stamp, err := stamped(r)
+func leased(r driver.Reply) (state int, raw string, stamp int64, err error) {
+	list, err := r.List()
 	if err != nil {
-		return 0, 0, "", 0, err
+		return 0, "", 0, err
 	}
-	list, _ := r.List()
-	if n == leaseFound && len(list) == 3 {
+	if len(list) == 1 {
+		n, err := list[0].Int64()
+		if err == nil && n != leaseTaken {
+			err = errUnexpected
+		}
+		return leaseTaken, "", 0, err
+	}
+	n, stamp, err := stamped(r)
+	if err == nil && n == leaseFound {
+		if len(list) != 3 {
+			return 0, "", 0, errUnexpected
+		}
 		raw, err = list[2].Text()
 	}
-	if n == leaseTaken && len(list) == 3 {
-		ms, _ := list[2].Int64()
-		wait = time.Duration(ms) * time.Millisecond
-	}
-	return int(n), wait, raw, stamp, err
+	return int(n), raw, stamp, err
 }
 
 // capture notes the versions at the start of a load: of the generations, and of the count of bumps behind them.
@@ -826,7 +849,7 @@ func (c *Cache[K, V]) renewing(f *flight[K, V]) (stop func()) {
 			tick := time.NewTicker(every)
 			defer tick.Stop()
 			for {
-				n, err := c.client.Run(ctx, renewScript, []string{f.t.keys.l}, []string{f.token, millis(c.cfg.lease)}).Int64()
+				n, err := c.client.Run(ctx, renewScript, []string{f.t.keys.l()}, []string{f.token, millis(c.cfg.lease)}).Int64()
 				if ctx.Err() != nil {
 					return
 				}
@@ -857,7 +880,7 @@ func (c *Cache[K, V]) release(f *flight[K, V]) {
 	defer cancel()
 	channel, payload := c.wakeUp(&f.t)
 	args := []string{f.token, channel, payload}
-	list, err := c.client.Run(ctx, releaseScript, []string{f.t.keys.l, f.t.keys.v + ":w"}, args).List()
+	list, err := c.client.Run(ctx, releaseScript, []string{f.t.keys.l(), f.t.keys.w()}, args).List()
 	if err == nil && channel == "" && len(list) == 2 {
 		if n, _ := list[1].Int64(); n == 1 {
 			c.wakeOthers(ctx, &f.t)
@@ -875,7 +898,7 @@ func (c *Cache[K, V]) wakeUp(t *target[K]) (channel, payload string) {
 	if c.feed == nil || !c.feed.inline() {
 		return "", ""
 	}
-	return c.feed.channel(), c.feed.wake(t.keys.v + ":w").payload
+	return c.feed.channel(), c.feed.wake(t.keys.w()).payload
 }
 
 func (c *Cache[K, V]) wakeOthers(ctx context.Context, t *target[K]) {
@@ -919,7 +942,7 @@ func (c *Cache[K, V]) store(f *flight[K, V]) {
 
 func (c *Cache[K, V]) fillCmd(f *flight[K, V], body string, h *header) driver.Cmd {
 	channel, payload := c.wakeUp(&f.t)
-	return fillScript.Cmd([]string{f.t.keys.v, f.t.keys.l, f.t.keys.v + ":w"},
+	return fillScript.Cmd([]string{f.t.keys.v, f.t.keys.l(), f.t.keys.w()},
 		[]string{f.token, body, millis(c.hardOf(h)), channel, payload})
 }
 

@@ -56,7 +56,7 @@ func defaults() config {
 		ttl: 5 * time.Minute, jitter: 0.1,
 		local: true, entries: 10_000, localMaxAge: time.Minute, remote: true,
 		sieThrottle: 5 * time.Second, beta: 1, hardTimeout: 30 * time.Second, lease: 10 * time.Second,
-		coherence: Tracking, codec: JSON, compressBy: compressS2, maxValue: 8 << 20, queue: 10_000,
+		coherence: PubSub, codec: JSON, compressBy: compressS2, maxValue: 8 << 20, queue: 10_000,
 	}
 }
 
@@ -145,12 +145,13 @@ func WithNegativeTTL(d time.Duration) Option {
 type Coherence int
 
 const (
-	// Tracking has the server tell of every changed key (CLIENT TRACKING in broadcast mode, Redis 6): also of what other
-	// programs write, of expiry and of eviction. Every fill is told to every instance.
-	Tracking Coherence = iota
-	// PubSub has the instances tell each other of deletions, sets, tags and clears, and of no fills: cheaper when many
-	// instances fill a lot. What other programs do to the keys goes unnoticed for up to the maximal age of WithLocal.
-	PubSub
+	// PubSub has the instances tell each other of deletions, sets, tags and clears, and of no fills: what it costs grows with
+	// the invalidations alone. What other programs do to the keys, FLUSHALL included, goes unnoticed for up to the maximal
+	// age of WithLocal. The default.
+	PubSub Coherence = iota
+	// Tracking has the server tell of every changed key (CLIENT TRACKING in broadcast mode; Redis 6 and RESP3): also of what
+	// other programs write, of expiry and of eviction. Every fill is told to every instance.
+	Tracking
 	// TTLOnly tells nobody anything: a local tier may serve what was deleted elsewhere for up to the maximal age of WithLocal.
 	TTLOnly
 )
@@ -168,7 +169,7 @@ func (c Coherence) String() string {
 	return "invalid"
 }
 
-// WithCoherence chooses how local tiers are kept coherent. The default is [Tracking].
+// WithCoherence chooses how local tiers are kept coherent. The default is [PubSub].
 func WithCoherence(how Coherence) Option { return option(func(c *config) { c.coherence = how }) }
 
 // WithStaleWhileDisconnected lets the local tier serve entries not older than d while invalidations may be missed, because
@@ -264,8 +265,8 @@ func (c *config) validate() error {
 	}
 	within("lease", c.lease, 100*time.Millisecond)
 	within("negative time to live", c.negative, 0)
-	if c.coherence < Tracking || c.coherence > TTLOnly {
-		fault("coherence is %d; want Tracking, PubSub or TTLOnly", c.coherence)
+	if c.coherence < PubSub || c.coherence > TTLOnly {
+		fault("coherence is %d; want PubSub, Tracking or TTLOnly", c.coherence)
 	}
 	within("stale while disconnected", c.untrustedStale, 0)
 	if c.codec == nil {

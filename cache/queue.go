@@ -321,13 +321,16 @@ type change struct {
 }
 
 // cmd returns the command, which publishes by itself unless the channel is "".
-func (c *change) cmd(channel, payload string) driver.Cmd {
-	keys := []string{c.keys.v, c.keys.l, c.keys.v + ":w"}
+func (c *change) cmd(channel, payload string, tracked bool) driver.Cmd {
+	keys := append(make([]string, 0, 4), c.keys.v, c.keys.l(), c.keys.w())
+	if tracked && (c.kind == opDelete || c.kind == opExpire) {
+		keys = append(keys, c.keys.x())
+	}
 	switch c.kind {
 	case opDelete:
-		return deleteScript.Cmd(append(keys, c.keys.v+":x"), []string{channel, payload})
+		return deleteScript.Cmd(keys, []string{channel, payload})
 	case opExpire:
-		return expireScript.Cmd(append(keys, c.keys.v+":x"), []string{strconv.Itoa(offsetState), string(stateExpired), channel, payload})
+		return expireScript.Cmd(keys, []string{strconv.Itoa(offsetState), string(stateExpired), channel, payload})
 	case opReplay:
 		stamp := strconv.FormatInt(c.stamp, 10)
 		return replayScript.Cmd(keys, []string{stamp, channel, payload})
@@ -354,7 +357,7 @@ func (h *hub) apply(ctx context.Context, changes []change) {
 				channel, payload = h.feed.channel(), told[i].m.payload
 			}
 		}
-		cmds[i] = c.cmd(channel, payload)
+		cmds[i] = c.cmd(channel, payload, h.feed != nil && h.cfg.coherence == Tracking)
 	}
 	start := h.clock.now()
 	var replies []driver.Reply
@@ -366,7 +369,7 @@ func (h *hub) apply(ctx context.Context, changes []change) {
 	for i := range changes {
 		c := &changes[i]
 		n, stamp, err := stamped(replies[i])
-		c.existed, c.err = n == 1, err
+		c.existed, c.err = n > 0, err
 		if err == nil {
 			c.stamp = stamp
 			h.learn(c.keys.v, stamp, start)

@@ -154,9 +154,10 @@ func (c *Cache[K, V]) fetch(ctx context.Context, t *target[K], epoch uint64) (fo
 	word := c.word.Load()
 	get := driver.Cmd{Args: []string{"GET", t.keys.v}, Keys: driver.Key(1), Mode: driver.ReadOnly}
 	a := c.asking(c.scope.gens, word)
-	_, timed := c.serverTime(t.keys.v)
+	timed := c.timed(t.keys.v)
 	if timed && len(a.cmds) == 0 {
-		return c.opened(ctx, t, c.client.Do(ctx, get), epoch, word, nil)
+		r := c.client.Do(ctx, get)
+		return c.opened(ctx, t, r, epoch, word, nil, c.momentAt(t.keys.v))
 	}
 	cmds := append([]driver.Cmd{get}, a.cmds...)
 	if !timed {
@@ -167,7 +168,7 @@ func (c *Cache[K, V]) fetch(ctx context.Context, t *target[K], epoch uint64) (fo
 	if !timed {
 		c.learn(t.keys.v, timeOf(replies[len(replies)-1]), start)
 	}
-	return c.opened(ctx, t, replies[0], epoch, word, a.answered(c.hub, replies[1:]))
+	return c.opened(ctx, t, replies[0], epoch, word, a.answered(c.hub, replies[1:]), c.momentAt(t.keys.v))
 }
 
 // asking is a request for versions that travels with others.
@@ -215,7 +216,7 @@ func (a *asking) answered(h *hub, replies []driver.Reply) map[*tagState]uint64 {
 }
 
 // opened is what the reply to a GET says, and keeps it in the local tier.
-func (c *Cache[K, V]) opened(ctx context.Context, t *target[K], r driver.Reply, epoch, word uint64, got map[*tagState]uint64) (found[V], error) {
+func (c *Cache[K, V]) opened(ctx context.Context, t *target[K], r driver.Reply, epoch, word uint64, got map[*tagState]uint64, at moment) (found[V], error) {
 	if r.IsNil() {
 		return found[V]{}, nil
 	}
@@ -227,7 +228,7 @@ func (c *Cache[K, V]) opened(ctx context.Context, t *target[K], r driver.Reply, 
 		}
 		return found[V]{}, err
 	}
-	f, err := c.open(ctx, t, raw, word, got)
+	f, err := c.open(ctx, t, raw, word, got, at)
 	if err == nil && f.e != nil {
 		c.keep(t, f.e, epoch, word)
 	}
@@ -235,7 +236,7 @@ func (c *Cache[K, V]) opened(ctx context.Context, t *target[K], r driver.Reply, 
 }
 
 // open makes an entry of what Redis has, if it may be used.
-func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word uint64, got map[*tagState]uint64) (found[V], error) {
+func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word uint64, got map[*tagState]uint64, at moment) (found[V], error) {
 	f := found[V]{known: raw[:min(stampSize, len(raw))]}
 	stamp, h, body, err := c.bytes.parse(t.keys.v, raw)
 	if err != nil {
@@ -252,19 +253,17 @@ func (c *Cache[K, V]) open(ctx context.Context, t *target[K], raw string, word u
 	if d == nil {
 		return f, nil
 	}
-	now, ok := c.serverTime(t.keys.v)
-	if !ok {
+	if at.server == 0 {
 		start := c.clock.precise()
 		c.learn(t.keys.v, timeOf(c.client.Do(ctx, timeCmd(t.keys.v))), start)
-		if now, ok = c.serverTime(t.keys.v); !ok {
-			now = stamp // the hard time to live is what Redis keeps it for
+		if at = c.momentAt(t.keys.v); at.server == 0 {
+			at.server = stamp // the hard time to live is what Redis keeps it for
 		}
 	}
-	born := c.clock.precise() - max(0, now-stamp)*1000
-	e := c.entryOf(&h, born, c.clock.precise())
+	e := c.entryOf(&h, at.local-max(0, at.server-stamp)*1000, at.local)
 	e.deps, e.stamp, e.word = c.shared(d), stamp, word
 	e.weight = weightOf(len(raw))
-	if f.v = c.judge(e, c.clock.precise()); f.v == none {
+	if f.v = c.judge(e, at.local); f.v == none {
 		return f, nil
 	}
 	if e.value, err = c.bytes.decode(&h, body); err != nil {
@@ -324,6 +323,11 @@ func (c *Cache[K, V]) check(ctx context.Context, h *header, word uint64, got map
 	if h.gens.n != len(gens) {
 		return nil, nil
 	}
+	if len(h.tags) == 0 { // most of the time all entries have the same
+		if d := c.scope.plain.Load(); d != nil && c.plainIs(d, h, word) {
+			return d, nil
+		}
+	}
 	d := &deps{list: make([]dep, 0, len(gens)+len(h.tags))}
 	for i, s := range gens {
 		d.list = append(d.list, dep{s, h.gens.v[i]})
@@ -366,6 +370,19 @@ func (c *Cache[K, V]) check(ctx context.Context, h *header, word uint64, got map
 		}
 	}
 	return d, nil
+}
+
+// plainIs reports whether the dependencies of the last entry without tags are those of another, and known to be valid.
+func (c *Cache[K, V]) plainIs(d *deps, h *header, word uint64) bool {
+	for i := range d.list {
+		if d.list[i].ver != h.gens.v[i] {
+			return false
+		}
+		if v, ok := d.list[i].state.known(c.hub, word); !ok || v != d.list[i].ver {
+			return false
+		}
+	}
+	return true
 }
 
 // shared returns one value for all dependencies that are alike, for those without tags.

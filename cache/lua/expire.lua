@@ -3,7 +3,8 @@
 -- KEYS[1]  value
 -- KEYS[2]  lease
 -- KEYS[3]  waiter flag
--- KEYS[4]  a key that changes if there was no value: so tracking tells those who load one, or hold one that Redis has not
+-- KEYS[4]  under tracking, a key that changes if there was no value: so those are told who load one, or hold one that
+--          Redis has not; else absent
 -- ARGV[1]  offset of the state in the value
 -- ARGV[2]  state of an expired value
 -- ARGV[3]  channel of invalidations, or ""
@@ -20,7 +21,8 @@ end
 redis.call('DEL', KEYS[2], KEYS[3])
 if ARGV[3] ~= '' then
   redis.call('PUBLISH', ARGV[3], ARGV[4])
-elseif existed == 0 then
+end
+if existed == 0 and #KEYS == 4 then
   redis.call('SET', KEYS[4], '', 'PX', 1000)
   redis.call('DEL', KEYS[4])
 end
