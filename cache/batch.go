@@ -212,7 +212,7 @@ func (c *Cache[K, V]) fetchMany(ctx context.Context, items []*item[K, V]) {
 	for _, it := range items {
 		it.epoch = it.t.st.epoch.Load()
 	}
-	single := c.router == nil
+	single := !c.clustered(ctx)
 	if single {
 		args := make([]string, 1, len(items)+1)
 		args[0] = "MGET"

@@ -38,7 +38,8 @@ type hub struct {
 	states     sync.Map // full key → *tagState
 	stateCount atomic.Int64
 
-	offsets sync.Map // node → *offset
+	offsets  sync.Map // node → *offset
+	topology atomic.Int32
 
 	warned atomic.Int64 // when it was logged last that values are not stored, clock ns
 
@@ -314,6 +315,31 @@ type offset struct {
 }
 
 const offsetAge = int64(time.Minute)
+
+// clustered reports whether keys may be on several nodes; until the server is known they may.
+func (h *hub) clustered(ctx context.Context) bool {
+	switch h.topology.Load() {
+	case topologySingle:
+		return false
+	case topologyCluster:
+		return true
+	}
+	caps, err := h.client.Caps(ctx)
+	switch {
+	case err != nil:
+		return true
+	case caps.Topology == driver.Cluster:
+		h.topology.Store(topologyCluster)
+		return true
+	}
+	h.topology.Store(topologySingle)
+	return false
+}
+
+const (
+	topologySingle = iota + 1
+	topologyCluster
+)
 
 func (h *hub) node(key string) string {
 	if h.router == nil {
