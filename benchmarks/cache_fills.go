@@ -27,7 +27,7 @@ var (
 // fillStudies measure what it costs many instances to keep coherent while they fill keys of their own, each way to do it. In
 // the second study other instances read each key as well, which costs those ways that the server remembers the readers in.
 func fillStudies() []study {
-	gauges := []gauge{serverBusy, clientBusy, outKiB, received, commandsS, fillRate}
+	gauges := []gauge{serverBusy, clientBusy, outKiB, received, commandsS, fillRate, p50, p99}
 	return []study{
 		{name: "cache/fills", gauges: gauges, fixed: 5, contend: func(l *lab) ([]contender, error) { return l.fills(0) }},
 		{name: "cache/fills read by 4 others", gauges: gauges, fixed: 5, contend: func(l *lab) ([]contender, error) { return l.fills(4) }},
@@ -149,13 +149,21 @@ func (l *lab) fillTurn(ids *serial, readers int, f fleet, d time.Duration) (samp
 		for n, get := range f.nodes {
 			jobs[n] = make(chan int64, 4096)
 			wg.Go(func() {
+				var times []time.Duration
+				defer func() {
+					mu.Lock()
+					s.times = append(s.times, times...)
+					mu.Unlock()
+				}()
 				for id := range jobs[n] {
+					start := time.Now()
 					_, e := get(ctx, l.key("fills", int(id)), id, func(context.Context) (*user, error) {
 						mu.Lock()
 						s.ops++
 						mu.Unlock()
 						return newUser(id), nil
 					})
+					times = append(times, time.Since(start))
 					if e != nil {
 						mu.Lock()
 						err = errors.Join(err, e)

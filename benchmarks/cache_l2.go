@@ -51,7 +51,7 @@ func remoteStudies() (out []study) {
 
 func (l *lab) hit(who string, goroutines int) ([]contender, error) {
 	ctx := context.Background()
-	out, err := l.oursHit(who)
+	out, err := l.oursHit(who, goroutines)
 	if err != nil {
 		return nil, err
 	}

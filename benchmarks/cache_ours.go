@@ -4,7 +4,7 @@ package main
 // studies compare the others with each other.
 
 func (l *lab) oursLocal(int) ([]contender, error)        { return nil, nil }
-func (l *lab) oursHit(string) ([]contender, error)       { return nil, nil }
+func (l *lab) oursHit(string, int) ([]contender, error)  { return nil, nil }
 func (l *lab) oursMiss() ([]contender, error)            { return nil, nil }
 func (l *lab) oursDelete() ([]contender, error)          { return nil, nil }
 func (l *lab) oursTags() ([]contender, error)            { return nil, nil }

@@ -126,6 +126,37 @@ func TestFillsAreToldToWhomTheyConcern(t *testing.T) {
 			t.Errorf("%s: %.2f messages for a fill, want %v", who, n, perFill)
 		}
 	}
+	// +OK and a nil of RESP3. More would be what the server tells the fleets of other contenders.
+	who := "GET, SET: not coherent"
+	if n := seen[who]["server out KiB/s"] * 1024 / seen[who]["fills/s"]; n > 30 {
+		t.Errorf("a GET and a SET are answered with %v bytes", n)
+	}
+}
+
+func TestOnlyTheWorkIsCounted(t *testing.T) {
+	s := redisxtest.StartServer(t)
+	env, err := newEnvironment(s.URL(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer env.close()
+	l := &lab{environment: env, prefix: "p:"}
+	defer l.close()
+	if l.admin, err = l.open("goredis"); err != nil {
+		t.Fatal(err)
+	}
+	names := l.hotKeys("counted")[:10]
+	if err := l.seed(names, func(int) string { return value }); err != nil {
+		t.Fatal(err)
+	}
+	x, err := l.observe(func() (sample, error) { return sample{ops: 10}, l.seed(names, func(int) string { return value }) })
+	if err != nil || x.server.commands != 10 || commandsPer.of(&x) != 1 {
+		t.Errorf("10 SETs are %v commands, %v", x.server.commands, err)
+	}
+	x, err = l.loop(4, task{batch: 1, run: func(int, int) error { time.Sleep(20 * time.Millisecond); return nil }})(100 * time.Millisecond)
+	if each := usPerOp.of(&x) / 1000; err != nil || each < 5 || each > 19 {
+		t.Errorf("four that sleep for 20 ms at a time take %v ms each, want 5, %v", each, err)
+	}
 }
 
 func TestBoundsOfTheCacheAreJudged(t *testing.T) {
