@@ -148,30 +148,32 @@ func (l *lab) fillTurn(ids *serial, readers int, f fleet, d time.Duration) (samp
 		jobs := make([]chan int64, len(f.nodes))
 		for n, get := range f.nodes {
 			jobs[n] = make(chan int64, 4096)
-			wg.Go(func() {
-				var times []time.Duration
-				defer func() {
-					mu.Lock()
-					s.times = append(s.times, times...)
-					mu.Unlock()
-				}()
-				for id := range jobs[n] {
-					start := time.Now()
-					_, e := get(ctx, l.key("fills", int(id)), id, func(context.Context) (*user, error) {
+			for range 4 { // callers
+				wg.Go(func() {
+					var times []time.Duration
+					defer func() {
 						mu.Lock()
-						s.ops++
+						s.times = append(s.times, times...)
 						mu.Unlock()
-						return newUser(id), nil
-					})
-					times = append(times, time.Since(start))
-					if e != nil {
-						mu.Lock()
-						err = errors.Join(err, e)
-						mu.Unlock()
-						return
+					}()
+					for id := range jobs[n] {
+						start := time.Now()
+						_, e := get(ctx, l.key("fills", int(id)), id, func(context.Context) (*user, error) {
+							mu.Lock()
+							s.ops++
+							mu.Unlock()
+							return newUser(id), nil
+						})
+						times = append(times, time.Since(start))
+						if e != nil {
+							mu.Lock()
+							err = errors.Join(err, e)
+							mu.Unlock()
+							return
+						}
 					}
-				}
-			})
+				})
+			}
 		}
 		before := math.NaN()
 		if f.messages != nil {

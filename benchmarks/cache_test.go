@@ -63,6 +63,17 @@ func TestEveryStudyOfTheCacheRuns(t *testing.T) {
 			t.Errorf("nobody measured %s", who)
 		}
 	}
+	for who, most := range map[string]float64{"cache Get, 2 tags": 0.05, "cache GetOrLoad, 2 tags": 0.05, "cache Peek, 2 tags": 0.05} {
+		if n, ok := seen[who]["allocs/op"]; !ok || n > most {
+			t.Errorf("%s: %v allocations", who, n)
+		}
+	}
+	if n := seen["cache, remote tier"]["commands/op"]; n <= 0 || n > 1.1 {
+		t.Errorf("a hit in Redis is %v commands", n)
+	}
+	if n := seen["cache, local tier"]["bytes/entry"]; n < 24 || n > 1000 {
+		t.Errorf("an entry of the cache takes %v bytes", n)
+	}
 	if n := seen["otter with TTL"]["ns/op"]; n <= 0 || n > 1e6 {
 		t.Errorf("a hit of otter takes %v ns", n)
 	}
@@ -90,7 +101,7 @@ func TestAMissIsCountedInRoundTrips(t *testing.T) {
 func TestAStampedeIsCountedInLoadsAndCommands(t *testing.T) {
 	small(t)
 	seen := figuresOf(t, "^cache/stampede")
-	for who, most := range map[string]float64{"rueidis, placeholder in the key": 1, "go-redis/cache Once": 4, "GET, load, SET": 40} {
+	for who, most := range map[string]float64{"cache, tracking": 1, "cache, pubsub": 1, "rueidis, placeholder in the key": 1, "go-redis/cache Once": 4, "GET, load, SET": 40} {
 		loads := seen[who]["loads, most"]
 		if loads < 1 || loads > most || (most == 4) != (loads > 1 && loads < 5) {
 			t.Errorf("%s: %v loads, of at most %v", who, loads, most)
@@ -107,6 +118,9 @@ func TestAStampedeIsCountedInLoadsAndCommands(t *testing.T) {
 func TestTagsInvalidateAllEntries(t *testing.T) {
 	small(t)
 	seen := figuresOf(t, "^cache/l2/tag")
+	if n := seen["cache"]["commands sent/op"]; n < 1 || n > 2 {
+		t.Errorf("the cache sends %v commands", n)
+	}
 	if n := seen["set of keys, deleted by 1000"]["commands sent/op"]; n != 5 { // SMEMBERS, three DEL, DEL of the set
 		t.Errorf("%v commands for 2500 keys, want 5", n)
 	}
@@ -116,7 +130,7 @@ func TestFillsAreToldToWhomTheyConcern(t *testing.T) {
 	small(t)
 	seen := figuresOf(t, "^cache/fills$")
 	for who, perFill := range map[string]float64{
-		"GET, SET: not coherent": 0, "GET, SET, PUBLISH of each fill": 6, "rueidis DoCache: each key tracked": 1, "rueidis DoCache: BCAST": 6,
+		"cache, tracking": 6, "cache, pubsub": 0, "cache, ttl-only": 0, "GET, SET: not coherent": 0, "GET, SET, PUBLISH of each fill": 6, "rueidis DoCache: each key tracked": 1, "rueidis DoCache: BCAST": 6,
 	} {
 		fills := seen[who]["fills/s"]
 		if fills < 100 || fills > 600 {

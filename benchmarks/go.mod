@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/dgraph-io/ristretto/v2 v2.4.2
 	github.com/go-redis/cache/v9 v9.0.0
+	github.com/go-redisx/redisx/cache v0.1.0
 	github.com/go-redisx/redisx/core v0.1.0
 	github.com/go-redisx/redisx/core/goredisdriver v0.1.0
 	github.com/go-redisx/redisx/core/rueidisdriver v0.1.0
@@ -21,7 +22,7 @@ require (
 	github.com/anishathalye/porcupine v1.3.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
-	github.com/klauspost/compress v1.13.6 // indirect
+	github.com/klauspost/compress v1.20.4 // indirect
 	github.com/vmihailenco/go-tinylfu v0.2.2 // indirect
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
 	github.com/yuin/gopher-lua v1.1.1 // indirect
@@ -29,9 +30,11 @@ require (
 	go.uber.org/goleak v1.3.0 // indirect
 	golang.org/x/sync v0.1.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace (
+	github.com/go-redisx/redisx/cache => ../cache
 	github.com/go-redisx/redisx/core => ../core
 	github.com/go-redisx/redisx/core/goredisdriver => ../core/goredisdriver
 	github.com/go-redisx/redisx/core/rueidisdriver => ../core/rueidisdriver
