@@ -25,6 +25,8 @@ func invalidationStudies() []study {
 type coherent struct {
 	// warm makes the reader hold key i, write changes it in the writer's instance, gone waits until the reader lost it.
 	warm, write, gone func(ctx context.Context, i int64) error
+	// kept tells whether the reader still holds it, as the word of an earlier write may be under way; nil is true.
+	kept func(i int64) bool
 }
 
 func (l *lab) invalidationTurn(c coherent) func(time.Duration) (sample, error) {
@@ -38,6 +40,10 @@ func (l *lab) invalidationTurn(c coherent) func(time.Duration) (sample, error) {
 				i := ids.next()
 				if err = c.warm(ctx, i); err != nil {
 					break
+				}
+				time.Sleep(2 * time.Millisecond) // changes are rare: they meet connections without traffic
+				if c.kept != nil && !c.kept(i) {
+					continue
 				}
 				start := time.Now()
 				if err = c.write(ctx, i); err == nil {

@@ -28,7 +28,7 @@ func space() string { return "bench-" + thisIs + "-" + strconv.FormatInt(spaces.
 // counting counts what is sent. It keeps the optional abilities of the driver within.
 type counting struct {
 	*rueidisdriver.Driver
-	n atomic.Int64
+	n *atomic.Int64
 }
 
 func (c *counting) Do(ctx context.Context, cmd driver.Cmd) driver.Reply {
@@ -59,11 +59,19 @@ func instance[V any](l *lab, d driver.Driver, space string, opts ...cache.Option
 
 // instances are n of them that share their values.
 func instances[V any](l *lab, who string, n int, opts ...cache.Option) (out []*cache.Cache[int64, V], err error) {
+	return counted[V](l, who, n, nil, opts...)
+}
+
+// counted are instances that add what they send to sent, if they are over rueidis and it is not nil.
+func counted[V any](l *lab, who string, n int, sent *atomic.Int64, opts ...cache.Option) (out []*cache.Cache[int64, V], err error) {
 	prefix := space()
 	for range n {
 		d, err := l.open(who)
 		if err != nil {
 			return nil, err
+		}
+		if r, ok := d.(*rueidisdriver.Driver); ok && sent != nil {
+			d = &counting{r, sent}
 		}
 		c, err := instance[V](l, d, prefix, opts...)
 		if err != nil {
@@ -258,7 +266,7 @@ func (l *lab) oursTags() ([]contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	count := &counting{Driver: d.(*rueidisdriver.Driver)}
+	count := &counting{d.(*rueidisdriver.Driver), new(atomic.Int64)}
 	c, err := instance[string](l, count, space(), cache.WithLocal(2*sizes.tagged, time.Hour))
 	if err != nil {
 		return nil, err
@@ -304,12 +312,13 @@ func fleetOf(all []*cache.Cache[int64, *user]) (out []getter) {
 func (l *lab) oursStampede() ([]contender, error) {
 	var out []contender
 	for _, how := range []cache.Coherence{cache.Tracking, cache.PubSub} {
-		all, err := instances[*user](l, "rueidis", sizes.nodes, cache.WithCoherence(how))
+		var sent atomic.Int64
+		all, err := counted[*user](l, "rueidis", sizes.nodes, &sent, cache.WithCoherence(how))
 		if err != nil {
 			return nil, err
 		}
 		name := "cache, " + how.String()
-		out = append(out, contender{name: name, ours: true, turn: l.stampedeTurn(name, fleetOf(all))})
+		out = append(out, contender{name: name, ours: true, turn: l.stampedeTurn(name, fleetOf(all), &sent)})
 	}
 	return out, nil
 }
@@ -371,49 +380,80 @@ func batchOf[V any](l *lab, v func(int64) V, opts ...cache.Option) ([]contender,
 func (l *lab) oursInvalidation() ([]contender, error) {
 	var out []contender
 	for _, how := range []cache.Coherence{cache.Tracking, cache.PubSub} {
-		all, err := instances[*user](l, "rueidis", 2, cache.WithCoherence(how))
+		prefix := space()
+		writer, _, err := watchedInstance(l, prefix, how)
 		if err != nil {
 			return nil, err
 		}
-		writer, reader := all[0], all[1]
+		reader, told, err := watchedInstance(l, prefix, how)
+		if err != nil {
+			return nil, err
+		}
 		out = append(out, contender{name: "cache, " + how.String(), ours: true, turn: l.invalidationTurn(coherent{
 			warm: func(ctx context.Context, i int64) error {
 				if err := writer.Set(ctx, i, newUser(i)); err != nil {
 					return err
 				}
-				for calm := 0; calm < 2; calm++ { // the word of the set itself may still come
-					err := held(reader, i, func() error {
-						_, _, err := reader.Get(ctx, i)
-						return err
-					})
-					if err != nil {
-						return err
-					}
-					time.Sleep(time.Millisecond)
-				}
-				if _, ok := reader.Peek(i); !ok {
-					return errors.New("the reader lost a value that nobody changed")
-				}
-				return nil
+				return held(reader, i, func() error {
+					_, _, err := reader.Get(ctx, i)
+					return err
+				})
 			},
+			kept:  func(i int64) bool { _, ok := reader.Peek(i); return ok },
 			write: func(ctx context.Context, i int64) error { return writer.Delete(ctx, i) },
 			gone: func(ctx context.Context, i int64) error {
-				return poll(ctx, func() bool { _, ok := reader.Peek(i); return !ok })
+				for {
+					if _, ok := reader.Peek(i); !ok {
+						return nil
+					}
+					select {
+					case <-told:
+					case <-ctx.Done():
+						return errors.New("an invalidation did not arrive")
+					}
+				}
 			},
 		})})
 	}
 	return out, nil
 }
 
-// poll waits for something that can only be asked for.
-func poll(ctx context.Context, done func() bool) error {
-	for !done() {
-		if ctx.Err() != nil {
-			return errors.New("an invalidation did not arrive")
-		}
-		runtime.Gosched()
+// watched says when a cache has been told of something.
+type watched struct {
+	*rueidisdriver.Driver
+	told chan struct{}
+}
+
+func (w *watched) tell() {
+	select {
+	case w.told <- struct{}{}:
+	default:
 	}
-	return nil
+}
+
+func (w *watched) Track(ctx context.Context, t driver.Tracking) error {
+	inner := t.OnInvalidate
+	t.OnInvalidate = func(keys []string) { inner(keys); w.tell() }
+	return w.Driver.Track(ctx, t)
+}
+
+func (w *watched) Subscribe(ctx context.Context, s driver.Subscription) error {
+	inner := s.OnMessage
+	s.OnMessage = func(channel, payload string) { inner(channel, payload); w.tell() }
+	return w.Driver.Subscribe(ctx, s)
+}
+
+func watchedInstance(l *lab, prefix string, how cache.Coherence) (*cache.Cache[int64, *user], <-chan struct{}, error) {
+	d, err := l.open("rueidis")
+	if err != nil {
+		return nil, nil, err
+	}
+	w := &watched{d.(*rueidisdriver.Driver), make(chan struct{}, 1)}
+	c, err := instance[*user](l, w, prefix, cache.WithCoherence(how))
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, w.told, trusted(c, -1)
 }
 
 func oursFleets() (out []opener) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gocache "github.com/go-redis/cache/v9"
@@ -19,12 +21,13 @@ var (
 	beyondP50  = gauge{"p50 beyond the load, ms", func(s *sample) float64 { return s.quantile(50) / 1e3 }}
 	beyondP99  = gauge{"p99 beyond the load, ms", func(s *sample) float64 { return s.quantile(99) / 1e3 }}
 	commandsOf = gauge{"commands", func(s *sample) float64 { return s.server.commands / s.ops }}
+	sentOf     = gauge{"of them sent", sentPer.of} // the others are those that scripts call
 )
 
 // stampedeStudies ask for one cold key from many goroutines of several instances at the same time.
 func stampedeStudies() []study {
 	return []study{{
-		name: "cache/stampede", gauges: []gauge{beyondP99, beyondP50, loadsMost, commandsOf},
+		name: "cache/stampede", gauges: []gauge{beyondP99, beyondP50, loadsMost, commandsOf, sentOf},
 		asked: []bound{
 			{gauge: loadsMost.name, most: 1, text: "1 load"},
 			{gauge: beyondP99.name, most: 2, text: "p99 ≤ load + 2 ms"},
@@ -48,7 +51,7 @@ func (l *lab) stampede() ([]contender, error) {
 			}
 			nodes = append(nodes, g)
 		}
-		out = append(out, contender{name: name, turn: l.stampedeTurn(name, nodes)})
+		out = append(out, contender{name: name, turn: l.stampedeTurn(name, nodes, nil)})
 		return nil
 	}
 	return out, errors.Join(
@@ -105,8 +108,8 @@ func (l *lab) naiveGetter() (getter, error) {
 }
 
 // stampedeTurn makes stampedes, each on a key of its own, until the time is over. What is kept of each call is how much
-// longer it took than the first load did.
-func (l *lab) stampedeTurn(name string, nodes []getter) func(time.Duration) (sample, error) {
+// longer it took than the first load did. sent counts what they send; nil is not known.
+func (l *lab) stampedeTurn(name string, nodes []getter, sent *atomic.Int64) func(time.Duration) (sample, error) {
 	var ids serial
 	one := func() (sample, error) {
 		id := ids.next()
@@ -115,6 +118,10 @@ func (l *lab) stampedeTurn(name string, nodes []getter) func(time.Duration) (sam
 	return l.warmed(one, func(d time.Duration) (sample, error) {
 		return l.observe(func() (s sample, err error) {
 			begin := time.Now()
+			s.sent = math.NaN()
+			if sent != nil {
+				sent.Store(0)
+			}
 			for s.ops == 0 || time.Since(begin) < max(d, sizes.leastEvents) {
 				one, err := one()
 				if err != nil {
@@ -125,6 +132,9 @@ func (l *lab) stampedeTurn(name string, nodes []getter) func(time.Duration) (sam
 				s.times = append(s.times, one.times...)
 			}
 			s.wall = time.Since(begin)
+			if sent != nil {
+				s.sent = float64(sent.Load())
+			}
 			return s, nil
 		})
 	})
