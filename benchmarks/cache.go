@@ -70,11 +70,14 @@ type sample struct {
 // serverStats are counters of the server, or the difference of two readings.
 type serverStats struct {
 	commands, reads, bytesOut float64
+	answer                    float64 // bytes of the reading itself, which are counted after it
 	cpu                       time.Duration
 }
 
 func (s serverStats) minus(o serverStats) serverStats {
-	return serverStats{s.commands - o.commands, s.reads - o.reads, s.bytesOut - o.bytesOut, s.cpu - o.cpu}
+	return serverStats{
+		commands: s.commands - o.commands, reads: s.reads - o.reads - 1, bytesOut: s.bytesOut - o.bytesOut - o.answer, cpu: s.cpu - o.cpu,
+	}
 }
 
 var (
@@ -143,29 +146,28 @@ func (l *lab) open(who string) (driver.Driver, error) {
 	return d, nil
 }
 
-// stats reads the counters of the server. What it costs itself is left out of the commands.
+// stats reads the counters of the server; [serverStats.minus] leaves out what reading them costs.
 func (l *lab) stats() (out serverStats, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	for _, section := range []string{"stats", "cpu", "commandstats"} {
-		text, err := l.admin.Do(ctx, driver.Cmd{Args: []string{"INFO", section}, Mode: driver.ReadOnly}).Text()
-		if err != nil {
-			return out, err
+	text, err := l.admin.Do(ctx, driver.Cmd{Args: []string{"INFO", "all"}, Mode: driver.ReadOnly}).Text()
+	if err != nil {
+		return out, err
+	}
+	out.answer = float64(len(text))
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "total_reads_processed":
+			out.reads = number(value)
+		case "total_net_output_bytes":
+			out.bytesOut = number(value)
+		case "used_cpu_sys", "used_cpu_user":
+			out.cpu += time.Duration(number(value) * float64(time.Second))
 		}
-		for line := range strings.Lines(text) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-			switch name {
-			case "total_reads_processed":
-				out.reads = number(value)
-			case "total_net_output_bytes":
-				out.bytesOut = number(value)
-			case "used_cpu_sys", "used_cpu_user":
-				out.cpu += time.Duration(number(value) * float64(time.Second))
-			}
-			if strings.HasPrefix(name, "cmdstat_") && name != "cmdstat_info" {
-				calls, _, _ := strings.Cut(strings.TrimPrefix(value, "calls="), ",")
-				out.commands += number(calls)
-			}
+		if strings.HasPrefix(name, "cmdstat_") && name != "cmdstat_info" {
+			calls, _, _ := strings.Cut(strings.TrimPrefix(value, "calls="), ",")
+			out.commands += number(calls)
 		}
 	}
 	return out, nil
