@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"math"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -144,6 +146,23 @@ func TestFillsAreToldToWhomTheyConcern(t *testing.T) {
 	who := "GET, SET: not coherent"
 	if n := seen[who]["server out KiB/s"] * 1024 / seen[who]["fills/s"]; n > 20 {
 		t.Errorf("a GET and a SET are answered with %v bytes", n)
+	}
+}
+
+func TestStudiesAreRunAndListedByTheCommand(t *testing.T) {
+	small(t)
+	var out bytes.Buffer
+	if err := run([]string{"-list"}, &out); err != nil || !strings.Contains(out.String(), "\ncache/stampede\n") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	out.Reset()
+	file := filepath.Join(t.TempDir(), "results.json")
+	if err := run([]string{"-rounds", "1", "-time", "5ms", "-run", "^cache/memory", "-json", file}, &out); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(data), "bytes/entry") || !strings.Contains(out.String(), "| cache/memory/20000 |") {
+		t.Errorf("%v\n%s\n%s", err, data, &out)
 	}
 }
 

@@ -53,7 +53,8 @@ func run(args []string, out io.Writer) error {
 		return err
 	}
 	bounds := limits(match)
-	if len(comparisons)+len(bounds) == 0 {
+	cached := studies(match)
+	if len(comparisons)+len(bounds)+len(cached) == 0 {
 		return fmt.Errorf("-run %q matches nothing; see -list", *pattern)
 	}
 	if *list {
@@ -62,6 +63,9 @@ func run(args []string, out io.Writer) error {
 		}
 		for _, l := range bounds {
 			fmt.Fprintln(out, l.name)
+		}
+		for _, s := range cached {
+			fmt.Fprintln(out, s.name)
 		}
 		return nil
 	}
@@ -87,6 +91,11 @@ func run(args []string, out io.Writer) error {
 		results = append(results, r)
 	}
 	printLimits(out, env, bounds)
+	more, err := runStudies(out, env, cached, *rounds, *length)
+	if err != nil {
+		return err
+	}
+	results = append(results, more...)
 	if *file == "" {
 		return nil
 	}
