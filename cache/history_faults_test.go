@@ -320,9 +320,14 @@ func TestTheCheckerFindsFillsThatComeTooLate(t *testing.T) {
 func TestTheCheckerFindsInstancesThatAreNotTold(t *testing.T) {
 	caches := fleet(t, "goredis", redisxtest.SharedServer(t).URL(), TTLOnly, nil, WithLocal(1000, time.Minute))
 	h := newHistory(16, caches...)
-	h.run(t, 500*time.Millisecond, 0, 20)
-	require.Zero(t, h.violations(), "of the own ones it knows")
-	require.NotEmpty(t, h.laggards(t.Context()))
+	for range 20 { // on a busy machine little happens at a time
+		h.run(t, 500*time.Millisecond, 0, 20)
+		require.Zero(t, h.violations(), "of the own ones it knows")
+		if len(h.laggards(t.Context())) > 0 {
+			return
+		}
+	}
+	t.Error("no instance was found behind")
 }
 
 // The operations of one instance have an order that agrees with time: it is a register.
