@@ -153,12 +153,12 @@ func isContext(err error) bool {
 func (c *Cache[K, V]) fetch(ctx context.Context, t *target[K], epoch uint64) (found[V], error) {
 	word := c.word.Load()
 	get := driver.Cmd{Args: []string{"GET", t.keys.v}, Keys: driver.Key(1), Mode: driver.ReadOnly}
-	a := c.asking(c.scope.gens, word)
 	timed := c.timed(t.keys.v)
-	if timed && len(a.cmds) == 0 {
+	if timed && c.gensKnown(word) {
 		r := c.client.Do(ctx, get)
 		return c.opened(ctx, t, r, epoch, word, nil, c.momentAt(t.keys.v))
 	}
+	a := c.asking(c.scope.gens, word)
 	cmds := append([]driver.Cmd{get}, a.cmds...)
 	if !timed {
 		cmds = append(cmds, timeCmd(t.keys.v))
@@ -169,6 +169,15 @@ func (c *Cache[K, V]) fetch(ctx context.Context, t *target[K], epoch uint64) (fo
 		c.learn(t.keys.v, timeOf(replies[len(replies)-1]), start)
 	}
 	return c.opened(ctx, t, replies[0], epoch, word, a.answered(c.hub, replies[1:]), c.momentAt(t.keys.v))
+}
+
+func (c *Cache[K, V]) gensKnown(word uint64) bool {
+	for _, s := range c.scope.gens {
+		if _, ok := s.known(c.hub, word); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // asking is a request for versions that travels with others.
