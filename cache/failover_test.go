@@ -73,8 +73,9 @@ func (l *lossyFailover) converges(t *testing.T) {
 	t.Helper()
 	redisxtest.Eventually(t, coherentWithin, func(ctx context.Context) error {
 		for i, c := range l.caches {
-			if f, err := c.GetOrLoadWith(ctx, 1, l.load); err != nil || f.Version != 2 {
-				return fmt.Errorf("instance %d: %+v, %v", i, f, err)
+			f, err := c.GetOrLoadWith(ctx, 1, l.load)
+			if err := latest(f, err, 2); err != nil {
+				return fmt.Errorf("instance %d: %w", i, err)
 			}
 		}
 		return nil

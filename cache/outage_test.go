@@ -23,6 +23,14 @@ import (
 // is for busy machines.
 const coherentWithin = 6 * time.Second
 
+// latest returns why a result is not the version wanted.
+func latest(f fact, err error, want int64) error {
+	if err == nil && f.Version != want {
+		err = fmt.Errorf("version %d of key %d; want %d", f.Version, f.Key, want)
+	}
+	return err
+}
+
 // A logbook keeps what is logged.
 type logbook struct {
 	mu  sync.Mutex
@@ -194,8 +202,9 @@ func away(t *testing.T, name string, how Coherence, begin func(*redisxtest.Serve
 				return fmt.Errorf("instance %d: trusted %v, %d queued", i, st.Trusted, st.Queued)
 			}
 			for k := range 4 {
-				if f, err := c.GetOrLoadWith(ctx, k, loader(i)); err != nil || f.Version != src.truth[k].Load() {
-					return fmt.Errorf("instance %d, key %d: %+v, %v", i, k, f, err)
+				f, err := c.GetOrLoadWith(ctx, k, loader(i))
+				if err := latest(f, err, src.truth[k].Load()); err != nil {
+					return fmt.Errorf("instance %d: %w", i, err)
 				}
 			}
 		}
@@ -240,8 +249,9 @@ func TestTooManyInvalidationsDuringAnOutageClear(t *testing.T) {
 					return fmt.Errorf("instance %d: %d queued", i, st.Queued)
 				}
 				for k := range 32 {
-					if f, err := c.GetOrLoadWith(ctx, k, src.load); err != nil || f.Version != src.truth[k].Load() {
-						return fmt.Errorf("instance %d, key %d: %+v, %v", i, k, f, err)
+					f, err := c.GetOrLoadWith(ctx, k, src.load)
+					if err := latest(f, err, src.truth[k].Load()); err != nil {
+						return fmt.Errorf("instance %d: %w", i, err)
 					}
 				}
 			}
@@ -338,10 +348,7 @@ func TestReadersGetNoErrorsOfRedis(t *testing.T) {
 								return fmt.Errorf("trusted %v, %d queued", st.Trusted, st.Queued)
 							}
 							f, err := c.GetOrLoadWith(ctx, 1, src.load)
-							if err != nil || f.Version != src.truth[1].Load() {
-								return fmt.Errorf("%+v, %v", f, err)
-							}
-							return nil
+							return latest(f, err, src.truth[1].Load())
 						})
 					}
 					text := log.String()
@@ -385,8 +392,9 @@ func TestOthersTakeOverFromAProcessThatDied(t *testing.T) {
 		died.Wait()
 		// Its fill comes too late.
 		redisxtest.Eventually(t, coherentWithin, func(ctx context.Context) error {
-			if f, _, err := caches[2].Get(ctx, 1); err != nil || f != (fact{1, 2}) {
-				return fmt.Errorf("%+v, %v", f, err)
+			f, _, err := caches[2].Get(ctx, 1)
+			if err := latest(f, err, 2); err != nil {
+				return err
 			}
 			if st := caches[0].Stats(); st.Fills+st.FillsRejected+st.FillsFailed == 0 {
 				return errors.New("the late fill is not there yet")

@@ -2,9 +2,11 @@ package cache
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-redisx/redisx/core"
@@ -103,4 +105,49 @@ func TestAnAcknowledgedDeletionDoesNotVouchForAQueuedOne(t *testing.T) {
 	require.True(t, c.dead(tg.keys.v, later))
 	px[0].Heal()
 	require.Eventually(t, func() bool { return !c.dead(tg.keys.v, later) }, coherentWithin, time.Millisecond)
+}
+
+// One who comes after an invalidation does not get the value of a load from before, also if there is more news before that
+// ends: another invalidation, or the server telling of the first.
+func TestNewsHideNoEarlierInvalidation(t *testing.T) {
+	eachFleet(t, func(t *testing.T, name string, how Coherence) {
+		for kind, invalidate := range map[string]func(context.Context, *Cache[int, fact]) error{"tag": invalidations["tag"], "clear": invalidations["clear"]} {
+			t.Run(kind, func(t *testing.T) {
+				ctx := t.Context()
+				c := fleet(t, name, redisxtest.SharedServer(t).URL(), how, nil)[0]
+				entered, leave := make(chan struct{}), make(chan struct{})
+				var callers sync.WaitGroup
+				callers.Go(func() {
+					_, err := c.GetOrLoadWith(ctx, 1, func(_ context.Context, l *Load[int, fact]) (fact, error) {
+						close(entered)
+						<-leave
+						l.Tag(factTag(1))
+						return fact{1, 1}, nil
+					})
+					assert.NoError(t, err)
+				})
+				<-entered
+				require.NoError(t, invalidate(ctx, c))
+				callers.Go(func() {
+					f, err := c.GetOrLoadWith(ctx, 1, func(_ context.Context, l *Load[int, fact]) (fact, error) {
+						l.Tag(factTag(1))
+						return fact{1, 2}, nil
+					})
+					assert.NoError(t, err)
+					assert.EqualValues(t, 2, f.Version)
+				})
+				tg, err := c.target(1)
+				require.NoError(t, err)
+				sh := &c.shards[tg.shard]
+				require.Eventually(t, func() bool {
+					sh.mu.Lock()
+					defer sh.mu.Unlock()
+					return sh.loads[tg.key].waiters == 2
+				}, 10*time.Second, time.Millisecond)
+				require.NoError(t, invalidate(ctx, c))
+				close(leave)
+				callers.Wait()
+			})
+		}
+	}, Tracking, PubSub, TTLOnly)
 }

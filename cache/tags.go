@@ -24,8 +24,12 @@ type tagState struct {
 	epoch uint64 // grows with every change
 	// learned and changedAt are moments of the hub's seq.
 	learned, bumped uint64
-	covered         int64 // until when the key in Redis surely lives, clock ns
-	pendings        int   // invalidations under way or queued
+	// recent are the latest values of bumped, in a ring: one invalidation has up to three, when it begins, when it is
+	// acknowledged and when the server tells of it.
+	recent   [6]uint64
+	bumps    uint
+	covered  int64 // until when the key in Redis surely lives, clock ns
+	pendings int   // invalidations under way or queued
 	// What came in while some were: the latest version told, and whether there was news without a version.
 	seen   uint64
 	unsure bool
@@ -78,7 +82,7 @@ func (s *tagState) drop(h *hub) bool {
 	}
 	s.gone.Store(true)
 	s.epoch++
-	s.bumped = h.seq.Add(1)
+	s.bump(h)
 	s.ver.Store(unsettled | s.bumped) // equals none
 	return true
 }
@@ -108,11 +112,30 @@ func (s *tagState) knownSince(h *hub, word, moment uint64) (uint64, bool) {
 	return v, ok && s.learned < moment && s.bumped < moment
 }
 
-// bumpedBetween reports whether a change became known after one moment and not after another.
+// bump notes that there was news, with mu held.
+func (s *tagState) bump(h *hub) {
+	s.bumped = h.seq.Add(1)
+	s.recent[s.bumps%uint(len(s.recent))] = s.bumped
+	s.bumps++
+}
+
+// bumpedBetween reports whether a change became known after one moment and not after another. It may be wrong in saying so
+// if there were many since.
 func (s *tagState) bumpedBetween(after, until uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bumped > after && s.bumped <= until
+	if after >= until || s.bumped <= after {
+		return false
+	}
+	if s.recent[s.bumps%uint(len(s.recent))] > after {
+		return true // what was before is forgotten
+	}
+	for _, at := range s.recent {
+		if at > after && at <= until {
+			return true
+		}
+	}
+	return false
 }
 
 // changed takes the news of a change; version 0 is "ask". News of what is known already are none.
@@ -125,7 +148,7 @@ func (s *tagState) changed(h *hub, version uint64) {
 		return
 	}
 	s.epoch++
-	s.bumped = h.seq.Add(1)
+	s.bump(h)
 	if s.pendings > 0 {
 		s.seen, s.unsure = max(s.seen, version), s.unsure || version == 0
 		return
@@ -257,7 +280,7 @@ func (s *tagState) unsettle(h *hub) {
 	if s.pendings == 1 {
 		s.seen, s.unsure = 0, false
 	}
-	s.bumped = h.seq.Add(1)
+	s.bump(h)
 	s.ver.Store(unsettled | s.bumped)
 }
 
@@ -274,7 +297,7 @@ func (s *tagState) settle(h *hub, version uint64, covered int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pendings--
-	s.bumped = h.seq.Add(1)
+	s.bump(h)
 	s.seen, s.unsure = max(s.seen, version), s.unsure || version == 0
 	if s.pendings > 0 {
 		return
