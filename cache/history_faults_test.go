@@ -138,6 +138,7 @@ func TestHistoryWithLostMessagesAndReplies(t *testing.T) {
 // data, is paused, and emptied.
 func TestHistoryWithABrokenNetworkAndRestarts(t *testing.T) {
 	eachFleet(t, func(t *testing.T, name string, how Coherence) {
+		t.Parallel()
 		s := redisxtest.StartServer(t, redisxtest.OwnProcess())
 		var urls []string
 		var px []*chaos.Proxy
@@ -189,6 +190,7 @@ func TestHistoryUnderEvictionInRedis(t *testing.T) {
 
 func TestHistoryThroughSentinelFailovers(t *testing.T) {
 	eachFleet(t, func(t *testing.T, name string, how Coherence) {
+		t.Parallel()
 		s := redisxtest.StartSentinel(t, 1)
 		h := newHistory(64, fleet(t, name, s.URL(), how, nil)...)
 		over := make(chan struct{})
