@@ -14,8 +14,8 @@ local deleted = 0
 if redis.call('EXISTS', KEYS[1]) == 1 and redis.call('GETRANGE', KEYS[1], 0, 15) <= ARGV[1] then
   deleted = redis.call('DEL', KEYS[1])
   redis.call('DEL', KEYS[2], KEYS[3])
-  if ARGV[2] ~= '' then
-    redis.call('PUBLISH', ARGV[2], ARGV[3])
-  end
+end
+if ARGV[2] ~= '' then -- also if a new value is there already: others may hold the old one
+  redis.call('PUBLISH', ARGV[2], ARGV[3])
 end
 return {deleted, stamp}
