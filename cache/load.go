@@ -631,8 +631,14 @@ func (c *Cache[K, V]) concluded(f *flight[K, V], err error) {
 	c.complete(f, err)
 }
 
+// complete hands out a result. One that is not kept is for those who wait already: whoever comes later loads again, also while
+// the lease is being given up.
 func (c *Cache[K, V]) complete(f *flight[K, V], err error) {
 	f.err = err
+	keeps := err == nil || errors.Is(err, ErrNotFound) && c.cfg.negative > 0
+	if !keeps || f.l != nil && f.l.noStore {
+		c.abandon(f)
+	}
 	close(f.done)
 }
 
