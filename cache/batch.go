@@ -362,7 +362,7 @@ func (c *Cache[K, V]) manyLoad(ctx context.Context, items []*item[K, V], load ma
 		if it.started {
 			c.stat.add(statLoadsShared)
 		} else {
-			it.flight.stale, it.flight.known = it.stand, it.found.known
+			it.flight.stale, it.flight.known, it.flight.cold = it.stand, it.found.known, it.stand == nil
 			c.register(sh, it.flight)
 			b.flights = append(b.flights, it.flight)
 		}

@@ -78,6 +78,7 @@ type flight[K comparable, V any] struct {
 	stale               *entry[V]
 	known               string
 	reason              string // "miss", "refresh", "early", …
+	cold                bool   // there was no value, of whatever age
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -190,6 +191,9 @@ func (c *Cache[K, V]) find(ctx context.Context, t *target[K], load loadFunc[K, V
 			stand = e
 		}
 	}
+	if load != nil && stand == nil && c.loadsCold(t) {
+		return c.await(ctx, t, load, nil, "")
+	}
 	var redisErr error
 	if c.remoteOn() {
 		f, err := c.read(ctx, t)
@@ -238,6 +242,16 @@ func (c *Cache[K, V]) find(ctx context.Context, t *target[K], load loadFunc[K, V
 		return c.servedStale(stand, "error")
 	}
 	return c.await(ctx, t, load, stand, known)
+}
+
+// loadsCold reports whether a load of the key is under way that began as there was nothing to serve meanwhile. Whoever comes
+// then has nothing to ask Redis for.
+func (c *Cache[K, V]) loadsCold(t *target[K]) bool {
+	sh := &c.shards[t.shard]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f := sh.loads[t.key]
+	return f != nil && f.cold && f.epoch == t.st.epoch.Load()
 }
 
 func (c *Cache[K, V]) counted(e *entry[V], stat int, outcome string) (*entry[V], string, error) {
@@ -397,7 +411,7 @@ func (c *Cache[K, V]) await(ctx context.Context, t *target[K], load loadFunc[K, 
 				f.cancel(nil)
 				return c.counted(e, statLocalHits, outcomeLocal)
 			}
-			f.stale, f.known = stand, known
+			f.stale, f.known, f.cold = stand, known, stand == nil
 			c.launch(sh, f)
 		}
 		e, outcome, err, again := c.wait(ctx, f, moment, stand)
