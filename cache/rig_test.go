@@ -30,26 +30,28 @@ type rig struct {
 // newRig makes a rig. The rules hold between chaos.Storm and chaos.Calm; without any, Redis is out of reach then.
 func newRig(t *testing.T, rules ...chaos.Rule) *rig {
 	r := &rig{t: t, fake: redisxtest.NewFake(t), clock: newManualClock()}
+	opts := []core.Option{core.WithoutBreaker()} // it would turn the fault of one command into an outage
 	if len(rules) == 0 {
+		opts = nil
 		rules = []chaos.Rule{chaos.OnAny().Refuse()}
 	}
-	r.client = r.connect(r.fake.URL(), func(d driver.Driver) driver.Driver {
+	r.client = r.connectThrough(r.fake.URL(), func(d driver.Driver) driver.Driver {
 		r.chaos = chaos.Wrap(d, chaos.Script{Rules: rules})
 		r.chaos.Calm()
 		return r.chaos
-	})
+	}, opts...)
 	return r
 }
 
 // connect returns another client, as of another process.
-func (r *rig) connect(url string, wrap ...func(driver.Driver) driver.Driver) *core.Client {
-	plain, err := goredisdriver.Open(r.t.Context(), url)
+func (r *rig) connect(url string) *core.Client {
+	return r.connectThrough(url, func(d driver.Driver) driver.Driver { return d })
+}
+
+func (r *rig) connectThrough(url string, wrap func(driver.Driver) driver.Driver, opts ...core.Option) *core.Client {
+	d, err := goredisdriver.Open(r.t.Context(), url)
 	require.NoError(r.t, err)
-	var d driver.Driver = plain
-	for _, w := range wrap {
-		d = w(d)
-	}
-	client, err := core.New(redisxtest.Record(d), core.WithCommandTimeout(5*time.Second))
+	client, err := core.New(redisxtest.Record(wrap(d)), append(opts, core.WithCommandTimeout(5*time.Second))...)
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { require.NoError(r.t, client.Close()) })
 	return client
