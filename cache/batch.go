@@ -434,7 +434,7 @@ func (c *Cache[K, V]) flyBatch(b *batch[K, V]) {
 		if !finished {
 			for _, f := range own {
 				c.complete(f, &PanicError{Value: errGoexit, Stack: debug.Stack()})
-				c.release(f)
+				_ = c.release(f)
 				c.retire(f)
 			}
 		}
@@ -446,7 +446,7 @@ func (c *Cache[K, V]) flyBatch(b *batch[K, V]) {
 		case <-b.ctx.Done():
 			for _, f := range own {
 				c.complete(f, f.reasonOf(context.Cause(b.ctx)))
-				c.release(f)
+				_ = c.release(f)
 				c.retire(f)
 			}
 			finished = true
@@ -557,6 +557,11 @@ func (c *Cache[K, V]) callMany(b *batch[K, V], own []*flight[K, V]) (got map[K]V
 			for _, f := range own {
 				c.abandon(f)
 			}
+			c.start(func() {
+				for _, f := range own {
+					_ = c.release(f)
+				}
+			})
 		})
 		defer abandon()
 	}
@@ -603,11 +608,15 @@ func (c *Cache[K, V]) storeMany(own []*flight[K, V]) {
 			continue // concluded did it
 		}
 		h, ok := c.prepared(f)
+		if ok && c.doubtful(f) {
+			c.doubted(f, h)
+			continue
+		}
 		if !ok || c.pending(f.t.keys.v) {
 			if !ok {
 				c.abandon(f)
 			}
-			c.release(f)
+			_ = c.release(f)
 			if ok {
 				c.storeLocal(f, h)
 			}
@@ -615,8 +624,8 @@ func (c *Cache[K, V]) storeMany(own []*flight[K, V]) {
 		}
 		body, d, err := c.sealed(ctx, f, h)
 		if err != nil {
-			c.notFilled(f, err)
-			c.release(f)
+			c.notFilled(err)
+			_ = c.release(f)
 			if errors.Is(err, errVersions) {
 				c.storeLocal(f, h)
 			}

@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/go-redisx/redisx/core"
 	"github.com/go-redisx/redisx/redisxtest"
 )
 
@@ -808,7 +807,6 @@ func TestNewTellsAllFaultsAtOnce(t *testing.T) {
 	c, err := New[string, string](client, "things", nil, WithCoherence(TTLOnly), nil)
 	require.NoError(t, err, "nil options are no options")
 	require.NoError(t, c.Close())
-	var _ *core.Client = client
 }
 
 func nan() float64 { z := 0.0; return z / z }

@@ -76,7 +76,7 @@ func (q *queue) put(o op) {
 	case had && (o.kind == opReplay || o.kind == opRaise):
 		return // what waits does more
 	case had && o.kind == opBump && old.kind == opBump:
-		o.state.settleQueued(q.hub) // one of the two will do
+		o.state.settleQueued() // one of the two will do
 	case had && o.kind == opExpire && old.kind == opDelete:
 		return
 	case !had && q.overran && (o.kind == opReplay || o.kind == opRaise):
@@ -107,7 +107,7 @@ func (q *queue) overflow(o op) {
 		q.overran = true
 		q.root.unsettle(q.hub)
 		if old := q.ops[q.root.name]; old.kind == opBump {
-			q.root.settleQueued(q.hub)
+			q.root.settleQueued()
 		}
 		q.add(op{kind: opBump, name: q.root.name, state: q.root})
 		q.hub.stat.add(statQueueOverflow)

@@ -565,7 +565,7 @@ func TestC15KeysNeverMeet(t *testing.T) {
 	}
 	for _, key := range keys {
 		ks := c.keysOf(c.scope.values.Key(key))
-		redisxtest.OneSlot(t, ks.v, ks.l, ks.v+":w", ks.v+":x")
+		redisxtest.OneSlot(t, ks.v, ks.l(), ks.v+":w", ks.v+":x")
 	}
 	// Two caches of a process are two, and so are two applications on one server.
 	other, err := New[string, string](r.client, "others", WithCoherence(TTLOnly))

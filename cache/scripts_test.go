@@ -35,7 +35,7 @@ func newBench(t *testing.T, c *core.Client) *bench {
 	require.NoError(t, err)
 	h.base, h.leaseBase = values.Prefix(), leases.Prefix()
 	k := h.keysOf(values.Key("k"))
-	b := &bench{t: t, c: c, v: k.v, l: k.l, w: k.v + ":w", x: k.v + ":x", tag: tags.Key("t:t")}
+	b := &bench{t: t, c: c, v: k.v, l: k.l(), w: k.v + ":w", x: k.v + ":x", tag: tags.Key("t:t")}
 	redisxtest.OneSlot(t, b.v, b.l, b.w, b.x)
 	return b
 }
@@ -323,7 +323,7 @@ func TestScriptsPublish(t *testing.T) {
 		b.list(replayScript, []string{b.v, b.l, b.w}, "1000000000000005", channel, "replayed")
 		b.list(replayScript, []string{b.v, b.l, b.w}, "1000000000000005", channel, "replayed nothing")
 		version := b.text(bumpScript, []string{b.tag}, "7000", channel, "bumped ")
-		for _, want := range []string{"filled", "released", "set", "expired", "deleted", "deleted what was not there", "replayed", "bumped " + version} {
+		for _, want := range []string{"filled", "released", "set", "expired", "deleted", "deleted what was not there", "replayed", "replayed nothing", "bumped " + version} {
 			select {
 			case m := <-got:
 				require.Equal(t, want, m)

@@ -285,7 +285,7 @@ func (s *tagState) unsettle(h *hub) {
 }
 
 // settleQueued ends an unsettle whose place in the queue another one has taken.
-func (s *tagState) settleQueued(h *hub) {
+func (s *tagState) settleQueued() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pendings--

@@ -343,17 +343,18 @@ func (c *Cache[K, V]) invalidateTags(ctx context.Context, tags []string) error {
 	}
 	// The count first: a load that meets a tag for the first time sees by it whether a version it reads may be too new.
 	err := c.bump(ctx, c.scope.bumps)
-	errs := make([]error, len(states))
+	errs := make([]error, len(states)+1)
+	errs[len(states)] = err
 	if len(states) == 1 {
 		errs[0] = c.bump(ctx, states[0])
-		return errors.Join(err, errs[0])
+		return errors.Join(errs...)
 	}
 	var all sync.WaitGroup
 	for i, s := range states { // at once: they travel together
 		all.Go(func() { errs[i] = c.bump(ctx, s) })
 	}
 	all.Wait()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }
 
 // Clear makes everything in the cache invalid, in all processes, with one command, whatever there is: for the whole cache, all
