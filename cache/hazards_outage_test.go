@@ -90,7 +90,7 @@ func TestOutageLoadsEachKeyOnce(t *testing.T) {
 		r := newRig(t)
 		c := strs(r, WithCoherence(how), WithTTL(10*time.Second), WithStaleWhileRevalidate(10*time.Second), WithStaleIfError(time.Hour))
 		require.NoError(t, c.Set(t.Context(), "warm", "v"))
-		soon(t, func() bool { return how != Tracking || c.Stats().InvalidationsRemote > 0 }) // which tells of own ones too
+		soon(t, func() bool { return how != Tracking || c.stat.sum(statToldKeys) > 0 }) // which tells of own ones too
 		wantHit(t, c, "warm", "v")
 		r.chaos.Storm()
 		s := from("new")
