@@ -63,19 +63,19 @@ type textDecoder interface {
 // checkCodec reports why values of type t cannot be stored by c.
 func checkCodec(c Codec, t reflect.Type) (err error) {
 	if c == nil {
-		return errors.New("cache: the codec is nil")
+		return errors.New("redisx: cache: the codec is nil")
 	}
 	defer func() {
 		if p := recover(); p != nil { // such as a nil pointer in the interface
-			err = fmt.Errorf("cache: codec %T panicked when asked for its name: %v", c, p)
+			err = fmt.Errorf("redisx: cache: codec %T panicked when asked for its name: %v", c, p)
 		}
 	}()
 	if n := len(c.Name()); n < 1 || n > maxCodecName {
-		return fmt.Errorf("cache: the name of codec %T has %d bytes, allowed are 1 to %d", c, n, maxCodecName)
+		return fmt.Errorf("redisx: cache: the name of codec %T has %d bytes, allowed are 1 to %d", c, n, maxCodecName)
 	}
 	if f, ok := c.(fitter); ok {
 		if err := f.fits(t); err != nil {
-			return fmt.Errorf("cache: codec %s cannot store %v: %w", c.Name(), t, err)
+			return fmt.Errorf("redisx: cache: codec %s cannot store %v: %w", c.Name(), t, err)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ const (
 	sealExtra  = 1 + 12 + 16 // number of the subkey, nonce, tag
 )
 
-var errNotAuthentic = errors.New("cache: the stored value is not authentic")
+var errNotAuthentic = errors.New("redisx: cache: the stored value is not authentic")
 
 // keyring seals with its first key and opens with any of them: AES-256-GCM with random nonces. Safe for concurrent use.
 type keyring struct {
@@ -60,13 +60,13 @@ type keyring struct {
 // newKeyring checks the keys and reports every fault. The first key is the active one.
 func newKeyring(keys []EncryptionKey) (*keyring, error) {
 	if len(keys) == 0 {
-		return nil, errors.New("cache: encryption needs at least one key")
+		return nil, errors.New("redisx: cache: encryption needs at least one key")
 	}
 	r := &keyring{}
 	var faults []error
 	for i, k := range keys {
 		fault := func(format string, args ...any) {
-			faults = append(faults, fmt.Errorf("cache: encryption key %d (%q): "+format, append([]any{i + 1, k.id}, args...)...))
+			faults = append(faults, fmt.Errorf("redisx: cache: encryption key %d (%q): "+format, append([]any{i + 1, k.id}, args...)...))
 		}
 		if n := len(k.id); n < 1 || n > maxKeyID {
 			fault("its id has %d bytes, allowed are 1 to %d", n, maxKeyID)

@@ -52,7 +52,7 @@ const (
 )
 
 // errUnknownEnvelope is wrapped by whatever parse says of bytes that this cache would not have written. The entry is a miss.
-var errUnknownEnvelope = errors.New("cache: the stored value is of an unknown format")
+var errUnknownEnvelope = errors.New("redisx: cache: the stored value is of an unknown format")
 
 var (
 	errCut        = fmt.Errorf("%w: it is cut short", errUnknownEnvelope)
@@ -65,7 +65,7 @@ var (
 )
 
 // ErrTooLarge is what a *TooLargeError unwraps to: the value was not stored in Redis, since it exceeds the limit of the cache.
-var ErrTooLarge = errors.New("cache: the value is too large")
+var ErrTooLarge = errors.New("redisx: cache: the value is too large")
 
 // TooLargeError says by how much a value exceeds the limit of the cache. It unwraps to ErrTooLarge.
 type TooLargeError struct {
@@ -75,7 +75,7 @@ type TooLargeError struct {
 
 // Error implements error.
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("cache: the value has %d bytes encoded, allowed are %d", e.Size, e.Limit)
+	return fmt.Sprintf("redisx: cache: the value has %d bytes encoded, allowed are %d", e.Size, e.Limit)
 }
 
 // Unwrap returns ErrTooLarge.
@@ -128,16 +128,16 @@ func newBytes[V any](codec Codec, compressAbove int, alg compression, keys *keyr
 		return nil, err
 	}
 	if maxValue < 0 || maxValue > maxPayload {
-		return nil, fmt.Errorf("cache: max value size is %d, allowed are 1 to %d", maxValue, maxPayload)
+		return nil, fmt.Errorf("redisx: cache: max value size is %d, allowed are 1 to %d", maxValue, maxPayload)
 	}
 	if maxValue == 0 {
 		maxValue = maxPayload
 	}
 	if compressAbove < 0 {
-		return nil, fmt.Errorf("cache: values of %d bytes and more are to be compressed, the number must be positive", compressAbove)
+		return nil, fmt.Errorf("redisx: cache: values of %d bytes and more are to be compressed, the number must be positive", compressAbove)
 	}
 	if alg > compressZstd {
-		return nil, fmt.Errorf("cache: compression %d, there are only %d and %d", alg, compressS2, compressZstd)
+		return nil, fmt.Errorf("redisx: cache: compression %d, there are only %d and %d", alg, compressS2, compressZstd)
 	}
 	b := &bytesOf[V]{codec: codec, name: codec.Name(), kind: t.Kind(), keys: keys, squeezer: newSqueezer(compressAbove, alg, maxValue), max: maxValue}
 	b.text, _ = codec.(textDecoder)
@@ -165,12 +165,12 @@ func (b *bytesOf[V]) payload(dst []byte, v V) ([]byte, error) { return b.appendV
 func (b *bytesOf[V]) appendValue(dst []byte, v any) (out []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			out, err = dst, fmt.Errorf("cache: codec %s panicked while encoding %T: %v", b.name, v, p)
+			out, err = dst, fmt.Errorf("redisx: cache: codec %s panicked while encoding %T: %v", b.name, v, p)
 		}
 	}()
 	out, err = b.codec.Append(dst, v)
 	if err != nil {
-		return dst, fmt.Errorf("cache: encode %T with %s: %w", v, b.name, err)
+		return dst, fmt.Errorf("redisx: cache: encode %T with %s: %w", v, b.name, err)
 	}
 	return out, nil
 }
@@ -189,7 +189,7 @@ func (b *bytesOf[V]) isNil(v any) bool {
 // encode makes what is stored under the Redis key, without the stamp. The value does not matter if the entry is negative.
 func (b *bytesOf[V]) encode(key string, h *header, v V) (string, error) {
 	if h.gens.n < 0 || h.gens.n > maxGens {
-		return "", fmt.Errorf("cache: %d Clear versions, allowed are %d", h.gens.n, maxGens)
+		return "", fmt.Errorf("redisx: cache: %d Clear versions, allowed are %d", h.gens.n, maxGens)
 	}
 	s := scratches.Get().(*scratch)
 	var (
@@ -263,7 +263,7 @@ func (b *bytesOf[V]) encode(key string, h *header, v V) (string, error) {
 		s.aad = appendAAD(s.aad[:0], key, bytesAsString(out[offsetContent-stampSize:]))
 		var err error
 		if out, err = b.keys.seal(out, body, s.aad); err != nil {
-			return "", fmt.Errorf("cache: encrypt: %w", err)
+			return "", fmt.Errorf("redisx: cache: encrypt: %w", err)
 		}
 	} else {
 		out = append(out, body...)
@@ -369,13 +369,13 @@ func (b *bytesOf[V]) decode(h *header, body string) (v V, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			var zero V
-			v, err = zero, fmt.Errorf("cache: codec %s panicked while decoding %T: %v", b.name, v, p)
+			v, err = zero, fmt.Errorf("redisx: cache: codec %s panicked while decoding %T: %v", b.name, v, p)
 		}
 	}()
 	data := stringAsBytes(body)
 	if h.compressed != compressNone {
 		if data, err = b.squeezer.decompress(h.compressed, data); err != nil {
-			return v, fmt.Errorf("cache: decompress: %w", err)
+			return v, fmt.Errorf("redisx: cache: decompress: %w", err)
 		}
 	}
 	if b.text != nil {
@@ -385,7 +385,7 @@ func (b *bytesOf[V]) decode(h *header, body string) (v V, err error) {
 	}
 	if err != nil {
 		var zero V
-		return zero, fmt.Errorf("cache: decode %T with %s: %w", v, b.name, err)
+		return zero, fmt.Errorf("redisx: cache: decode %T with %s: %w", v, b.name, err)
 	}
 	return v, nil
 }

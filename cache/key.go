@@ -65,7 +65,7 @@ func newKeyCodec[K comparable]() (*keyCodec[K], error) {
 }
 
 func keyError(t reflect.Type) error {
-	return fmt.Errorf("cache: keys of type %v; want a string, an integer, [N]byte or a type that implements encoding.TextMarshaler, "+
+	return fmt.Errorf("redisx: cache: keys of type %v; want a string, an integer, [N]byte or a type that implements encoding.TextMarshaler, "+
 		"is no pointer and holds no interface", t)
 }
 
@@ -107,12 +107,12 @@ func (c *keyCodec[K]) encode(k K) (string, error) {
 func encodeText[K comparable](k K) (id string, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			id, err = "", fmt.Errorf("cache: MarshalText of a key of type %T panicked: %v", k, r)
+			id, err = "", fmt.Errorf("redisx: cache: MarshalText of a key of type %T panicked: %v", k, r)
 		}
 	}()
 	b, err := any(k).(encoding.TextMarshaler).MarshalText()
 	if err != nil {
-		return "", fmt.Errorf("cache: MarshalText of a key of type %T: %w", k, err)
+		return "", fmt.Errorf("redisx: cache: MarshalText of a key of type %T: %w", k, err)
 	}
 	return string(b), nil
 }

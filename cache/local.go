@@ -73,10 +73,10 @@ const tidyAt = 64
 
 func newLocal[K comparable, E any](cfg localConfig[K, E]) (*local[K, E], error) {
 	if (cfg.entries > 0) == (cfg.weight > 0) || cfg.entries < 0 {
-		return nil, errors.New("cache: L1 is bounded by a number of entries or by a weight, one of them")
+		return nil, errors.New("redisx: cache: L1 is bounded by a number of entries or by a weight, one of them")
 	}
 	if cfg.weight > 0 && cfg.weigh == nil {
-		return nil, errors.New("cache: an L1 that is bounded by a weight needs a weigher")
+		return nil, errors.New("redisx: cache: an L1 that is bounded by a weight needs a weigher")
 	}
 	l := &local[K, E]{cfg: cfg}
 	l.tasks.cond.L = &l.tasks.mu
