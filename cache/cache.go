@@ -194,7 +194,12 @@ func New[K comparable, V any](client *core.Client, name string, opts ...Option) 
 	if cfg.codec != nil && cfg.remote {
 		codec, codecErr = newBytes[V](cfg.codec, cfg.compressAbove, cfg.compressBy, ring, cfg.maxValue)
 	}
-	err = errors.Join(err, keyErr, ringErr, codecErr)
+	naming := client
+	if naming == nil {
+		naming = nowhere
+	}
+	_, nameErr := naming.NewKeyspace("cache", name)
+	err = errors.Join(nameErr, err, keyErr, ringErr, codecErr)
 	if err != nil {
 		return nil, err
 	}
@@ -312,9 +317,8 @@ func (e *engine[K, V]) newScope(parts ...string) (*scope, error) {
 }
 
 // Scoped returns the cache of a tenant: its keys, tags and Clear are its own, whatever the strings are. Clear of the cache it
-// came from clears it too. Scopes nest at most 3 deep. What is remembered of a scope, some hundred bytes, stays until Close;
-// the local tier has its bound once
-// for the cache itself and once for all scopes together.
+// came from clears it too. Scopes nest at most 3 deep. What is remembered of a scope, some hundred bytes, stays until Close.
+// The local tier has its bound once for the cache itself and once for all scopes together.
 func (c *Cache[K, V]) Scoped(tenant string) *Cache[K, V] {
 	if v, ok := c.scope.children.Load(tenant); ok {
 		return v.(*Cache[K, V])
@@ -462,8 +466,8 @@ func (e *engine[K, V]) localOn() bool {
 }
 
 // Close ends loads under way and the subscription, and waits for everything the cache started; for loaders that ignore the
-// end of their context, 5 s. Calls fail with [ErrClosed] from then on. Invalidations that wait for Redis get one last try of a second; the error says how many were lost. It is
-// idempotent, and closes all scopes.
+// end of their context, 5 s. Calls fail with [ErrClosed] from then on. Invalidations that wait for Redis get one last try of a
+// second; the error says how many were lost. It is idempotent, and closes all scopes.
 func (c *Cache[K, V]) Close() error {
 	c.closeOnce.Do(func() { c.closeErr = c.close() })
 	return c.closeErr
