@@ -40,6 +40,7 @@ var hazards = []struct {
 }{
 	{"an invalidation during a load wins", nil, invalidationDuringLoad},
 	{"who comes after an invalidation gets nothing older", nil, readerAfterDelete},
+	{"who joins a load after a tag was invalidated gets nothing older", nil, joinerAfterTag},
 	{"who asked first may leave", nil, leaderLeaves},
 	{"a caller waits no longer than it wants", nil, waiterDeadline},
 	{"a panic ends the load for all and holds up nobody", []Option{WithLease(time.Minute)}, loaderPanics},
@@ -165,6 +166,36 @@ func readerAfterDelete(t *testing.T, f *field) {
 	v, err = f.a.GetOrLoad(ctx, "k", from("newer").load)
 	require.NoError(t, err)
 	require.NotEqual(t, "old", v)
+}
+
+// joinerAfterTag: a tag does not end the loads of its keys, as nobody knows before what a load will be tagged with. Whoever
+// joined one after the invalidation finds that out from its result, and has it loaded again.
+func joinerAfterTag(t *testing.T, f *field) {
+	for name, invalidate := range map[string]func() error{
+		"tag":   func() error { return f.a.InvalidateTags(t.Context(), "t") },
+		"clear": func() error { return f.a.Clear(t.Context()) },
+	} {
+		ctx := within(t)
+		g := newGate()
+		old := g.load("old")
+		tagged := func(load func(context.Context, string) (string, error)) (string, error) {
+			return f.a.GetOrLoadWith(ctx, name, func(ctx context.Context, l *Load[string, string]) (string, error) {
+				l.Tag("t")
+				return load(ctx, name)
+			})
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = tagged(old) })
+		<-g.began
+		require.NoError(t, invalidate())
+		shared := f.a.Stats().LoadsShared
+		got := make(chan string, 1)
+		wg.Go(func() { v, _ := tagged(from("new").load); got <- v })
+		soon(t, func() bool { return f.a.Stats().LoadsShared > shared })
+		close(g.open)
+		require.Equal(t, "new", <-got, name)
+		wg.Wait()
+	}
 }
 
 func leaderLeaves(t *testing.T, f *field) {
