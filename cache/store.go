@@ -149,8 +149,8 @@ func (c *engine[K, V]) early(soft, took time.Duration) time.Duration {
 		return 0
 	}
 	before := c.cfg.beta * float64(took) * -math.Log(1-mathrand.Float64())
-	if at := soft - time.Duration(min(before, float64(soft))); at > 0 && at < soft {
-		return at
+	if at := soft - time.Duration(min(before, float64(soft))); at < soft {
+		return max(at, time.Microsecond) // at once, if loading takes about as long as the value is fresh
 	}
 	return 0
 }
