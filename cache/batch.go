@@ -369,12 +369,13 @@ func (c *Cache[K, V]) manyLoad(ctx context.Context, items []*item[K, V], load ma
 		sh.mu.Unlock()
 	}
 	c.launchBatch(ctx, b)
+	since := time.Now()
 	for _, it := range items {
 		if it.flight == nil {
 			continue
 		}
 		key := it.t.key.key
-		e, outcome, err, again := c.wait(ctx, it.flight, it.moment, it.stand)
+		e, outcome, err, again := c.wait(ctx, it.flight, it.moment, it.stand, since)
 		c.leave(it.flight)
 		if again {
 			e, outcome, err = c.await(ctx, &it.t, one, it.stand, it.found.known)

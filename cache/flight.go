@@ -125,6 +125,7 @@ func (c *Cache[K, V]) leave(f *flight[K, V]) {
 
 // await loads a value, or waits for the load of another caller.
 func (c *Cache[K, V]) await(ctx context.Context, t *target[K], load loadFunc[K, V], stand *entry[V], known string) (*entry[V], string, error) {
+	since := time.Now()
 	for {
 		sh := &c.shards[t.shard]
 		sh.mu.Lock()
@@ -142,7 +143,7 @@ func (c *Cache[K, V]) await(ctx context.Context, t *target[K], load loadFunc[K, 
 			f.stale, f.known, f.cold = stand, known, stand == nil
 			c.launch(sh, f)
 		}
-		e, outcome, err, again := c.wait(ctx, f, moment, stand)
+		e, outcome, err, again := c.wait(ctx, f, moment, stand, since)
 		c.leave(f)
 		if !again {
 			return e, outcome, err
@@ -151,14 +152,14 @@ func (c *Cache[K, V]) await(ctx context.Context, t *target[K], load loadFunc[K, 
 }
 
 // wait waits for a flight as long as the options allow. again is true if its value was invalidated before the caller came, or
-// if nobody loads after all.
-func (c *Cache[K, V]) wait(ctx context.Context, f *flight[K, V], moment uint64, stand *entry[V]) (e *entry[V], outcome string, err error, again bool) {
+// if nobody loads after all. The time counts from since, when the caller began to wait, be it for another load of a batch.
+func (c *Cache[K, V]) wait(ctx context.Context, f *flight[K, V], moment uint64, stand *entry[V], since time.Time) (e *entry[V], outcome string, err error, again bool) {
 	limit := c.cfg.hardTimeout
 	soft := stand != nil && c.cfg.softTimeout > 0
 	if soft {
 		limit = c.cfg.softTimeout
 	}
-	timer := time.NewTimer(limit)
+	timer := time.NewTimer(limit - time.Since(since))
 	defer timer.Stop()
 	for {
 		select {
@@ -183,6 +184,11 @@ func (c *Cache[K, V]) wait(ctx context.Context, f *flight[K, V], moment uint64, 
 		case <-ctx.Done():
 			return nil, outcomeError, ctx.Err(), false
 		case <-timer.C:
+			select {
+			case <-f.done: // both: the result counts
+				continue
+			default:
+			}
 			if soft {
 				c.stat.add(statSoftTimeouts)
 				c.keepFlying(f)

@@ -103,13 +103,14 @@ func (q *queue) overflow(o op) {
 	if o.kind == opReplay || o.kind == opRaise {
 		return
 	}
+	// Each time anew: a clear that is on its way may be over in Redis before this.
+	q.root.unsettle(q.hub)
+	if old := q.ops[q.root.name]; old.kind == opBump {
+		q.root.settleQueued()
+	}
+	q.add(op{kind: opBump, name: q.root.name, state: q.root})
 	if !q.overran {
 		q.overran = true
-		q.root.unsettle(q.hub)
-		if old := q.ops[q.root.name]; old.kind == opBump {
-			q.root.settleQueued()
-		}
-		q.add(op{kind: opBump, name: q.root.name, state: q.root})
 		q.hub.stat.add(statQueueOverflow)
 		q.hub.emit("queue", "overflow", 1)
 	}

@@ -274,11 +274,12 @@ func (c *Cache[K, V]) storeLocal(f *flight[K, V], h *header) {
 	d := &deps{list: append([]dep(nil), f.deps.list...), tags: f.deps.tags}
 	for i := range d.list {
 		p := &d.list[i]
+		now := p.state.standIn(c.hub) // before it is checked: what comes later makes it another
 		if p.changedSince(f.moment) {
 			return
 		}
 		if p.ver == 0 {
-			p.ver = p.state.ver.Load()
+			p.ver = now
 		}
 	}
 	e := c.loadedEntry(f, h, d)

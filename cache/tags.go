@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -158,6 +159,20 @@ func (s *tagState) changed(h *hub, version uint64) {
 	}
 	s.ver.Store(version)
 	s.word, s.learned = h.word.Load(), s.bumped
+}
+
+// standIn returns the version, or one that no other equals while it is not known: what is stored under that is not valid again
+// when the version becomes unknown once more.
+func (s *tagState) standIn(h *hub) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.ver.Load()
+	if v == 0 && h.client != nil {
+		v = unsettled | h.seq.Add(1)
+		s.ver.Store(v)
+		s.word = math.MaxUint64 // no word: it is still to be asked for
+	}
+	return v
 }
 
 // forget makes the version unknown.

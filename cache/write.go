@@ -95,9 +95,11 @@ func (c *Cache[K, V]) setAll(ctx context.Context, values map[K]V, tags []string,
 	}
 	d := &deps{tags: tags}
 	for i, s := range states {
-		v := s.ver.Load()
+		var v uint64
 		if versions != nil {
 			v = versions[i]
+		} else {
+			v = s.standIn(c.hub)
 		}
 		d.list = append(d.list, dep{s, v})
 	}
