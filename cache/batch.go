@@ -402,9 +402,7 @@ func (c *Cache[K, V]) launchBatch(ctx context.Context, b *batch[K, V]) {
 	if len(b.flights) == 0 {
 		return
 	}
-	if c.cfg.loadContext != nil {
-		ctx = c.cfg.loadContext(ctx)
-	}
+	ctx = c.loadContext(ctx)
 	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	b.live.Store(int64(len(b.flights)))
 	for _, f := range b.flights {

@@ -53,11 +53,23 @@ var (
 	errStopping = errors.New("redisx: cache: closing")
 )
 
+// loadContext applies the option. It is called with locks held: a function that panics or returns nil changes nothing.
+func (c *engine[K, V]) loadContext(ctx context.Context) (derived context.Context) {
+	derived = ctx
+	if c.cfg.loadContext == nil {
+		return derived
+	}
+	defer func() {
+		if p := recover(); p != nil || derived == nil {
+			derived = ctx
+		}
+	}()
+	return c.cfg.loadContext(ctx)
+}
+
 // newFlight is called with the shard locked.
 func (c *Cache[K, V]) newFlight(ctx context.Context, t *target[K], load loadFunc[K, V], reason string) *flight[K, V] {
-	if c.cfg.loadContext != nil {
-		ctx = c.cfg.loadContext(ctx)
-	}
+	ctx = c.loadContext(ctx)
 	f := &flight[K, V]{t: *t, load: load, reason: reason, done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	f.epoch, f.word, f.moment = t.st.epoch.Load(), c.word.Load(), c.seq.Add(1)

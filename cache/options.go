@@ -126,7 +126,8 @@ func WithDetachedLoads() Option { return option(func(c *config) { c.detached = t
 func WithMaxLoads(n int) Option { return option(func(c *config) { c.maxLoads = n }) }
 
 // WithLoadContext derives the context of loads from that of the caller who caused them, without its cancellation: to drop or
-// to replace values, such as those of authentication. By default the first caller's values are kept.
+// to replace values, such as those of authentication. By default the first caller's values are kept. The function must be
+// quick and must not call the cache; one that panics or returns nil changes nothing.
 func WithLoadContext(f func(context.Context) context.Context) Option {
 	return option(func(c *config) { c.loadContext = f })
 }

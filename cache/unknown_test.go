@@ -50,3 +50,26 @@ func TestLoadManyWaitsOnceForTheHardTimeout(t *testing.T) {
 	require.ErrorIs(t, err, ErrLoadTimeout)
 	require.Less(t, time.Since(start), 3*time.Second)
 }
+
+// A function given by the user runs where others wait: it must not hold them up whatever it does.
+func TestLoadContextThatPanicsHoldsUpNobody(t *testing.T) {
+	for name, f := range map[string]func(context.Context) context.Context{
+		"panic": func(context.Context) context.Context { panic("no context") },
+		"nil":   func(context.Context) context.Context { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := strs(newRig(t), WithLoadContext(f))
+			for range 2 {
+				v, err := c.GetOrLoad(within(t), "k", from("v").load)
+				require.NoError(t, err)
+				require.Equal(t, "v", v)
+				require.NoError(t, c.Delete(t.Context(), "k"))
+			}
+			m, err := c.LoadMany(within(t), []string{"a", "b"}, func(context.Context, []string) (map[string]string, error) {
+				return map[string]string{"a": "1", "b": "2"}, nil
+			})
+			require.NoError(t, err)
+			require.Len(t, m, 2)
+		})
+	}
+}
